@@ -8,7 +8,7 @@ kind and the group of a collective.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from benchmarks import hlo
@@ -53,32 +53,36 @@ def collectives(hlo_text: str) -> list[Collective]:
         ValueError: The shape or the groups of a collective have an unknown form.
     """
     rows: list[tuple[str, str, str, str, int]] = []
-    callers: dict[str, list[tuple[str, int | None]]] = defaultdict(list)  # with the times of each call
     devices = math.prod(int(n) for n in _DEVICES.findall(hlo_text.partition("\n")[0]))
-    computation, entry = "", ""
-    for line in hlo_text.splitlines():
-        if header := hlo.COMPUTATION.match(line):
-            computation = header[2]
-            entry = computation if header[1] else entry
-            continue
-        named = hlo.INSTRUCTION.match(line)
-        if not named:
-            continue
-        result = hlo.balanced(line, named.end())
-        opcode = hlo.OPCODE.match(line, named.end() + len(result))
-        if not opcode:
-            continue
-        for callee, times in _calls(line, opcode[1]):
-            callers[callee].append((computation, times))
-        kind = opcode[1].removesuffix("-start")
+    for one in hlo.instructions(hlo_text):
+        kind = one.opcode.removesuffix("-start")
         if kind in KINDS:
-            shape = _shape(_result(kind, result) if kind != opcode[1] else result)
-            rows.append((kind, shape, computation, named[1], _group(line, kind, devices)))
-    runs = _times(entry, callers)
+            shape = _shape(_result(kind, one.result) if kind != one.opcode else one.result)
+            rows.append((kind, shape, one.computation, one.name, _group(one.line, kind, devices)))
+    runs = run_counts(hlo_text)
     return [
-        Collective(kind, hlo.bytes_of(shape), shape, group, where, name, runs(where))
+        Collective(kind, hlo.bytes_of(shape), shape, group, where, name, runs.get(where))
         for kind, shape, where, name, group in rows
     ]
+
+
+def run_counts(hlo_text: str, callers: Collection[str] = ()) -> dict[str, int | None]:
+    """Return computation -> how often a run of the program meets it; None in a loop of unknown length.
+
+    Computations that nothing calls are left out.
+
+    Args:
+        hlo_text: Text of the program.
+        callers: Opcodes of the instructions that count as calls; empty: all.
+    """
+    entry, calls = "", defaultdict[str, list[tuple[str, int | None]]](list)
+    for one in hlo.instructions(hlo_text):
+        entry = one.computation if one.is_entry else entry
+        if not callers or one.opcode in callers:
+            for callee, times in _calls(one.line, one.opcode):
+                calls[callee].append((one.computation, times))
+    count = _times(entry, calls)
+    return {name: count(name) for name in [entry, *calls]}
 
 
 def _elements(shape: str) -> list[str]:

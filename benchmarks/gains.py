@@ -54,6 +54,7 @@ def forms() -> dict[str, tuple[Any, str]]:
     from jaxrec.models.encoders import transformer
     from jaxrec.models.layers import attention, dense, history_encoder, normalization, rng, title_encoder
     from jaxrec.tasks import ranking
+    from jaxrec.training import train_step
 
     patch = unittest.mock.patch.object
 
@@ -80,6 +81,10 @@ def forms() -> dict[str, tuple[Any, str]]:
         ),
         "layer norm as XLA has it": (lambda: patch(normalization, "pallas", plain), "instead of our kernel"),
         "gradients of few rows one by one": (lambda: patch(dense, "_FEW_ROWS", 0), "instead of by a product"),
+        "a kernel a parameter's update": (
+            lambda: patch(train_step.TrainStep, "_fuses_update", lambda *_: False),
+            "instead of a few for all",
+        ),
     }
     return {
         AS_IT_IS: (nothing, ""),

@@ -2,12 +2,50 @@
 
 import math
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 # `%name (parameters) -> result {`, ENTRY before the main one.
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
+
+
+class Instruction(NamedTuple):
+    """One instruction of a program.
+
+    Attributes:
+        computation: Name of the computation that holds it.
+        is_entry: True in the computation that a run of the program begins with.
+        name: Name, unique in the program.
+        result: Type of the result.
+        opcode: Kind, such as "fusion".
+        line: The whole line.
+        operands: Position in the line after the bracket that opens the operands.
+    """
+
+    computation: str
+    is_entry: bool
+    name: str
+    result: str
+    opcode: str
+    line: str
+    operands: int
+
+
+def instructions(text: str) -> Iterator[Instruction]:
+    """Yield the instructions of a program, in the order of its text."""
+    computation, is_entry = "", False
+    for line in text.splitlines():
+        if header := COMPUTATION.match(line):
+            computation, is_entry = header[2], bool(header[1])
+            continue
+        if not (named := INSTRUCTION.match(line)):
+            continue
+        result = balanced(line, named.end())
+        if opcode := OPCODE.match(line, named.end() + len(result)):
+            yield Instruction(computation, is_entry, named[1], result, opcode[1], line, opcode.end())
 
 
 def balanced(line: str, first: int) -> str:

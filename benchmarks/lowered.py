@@ -50,12 +50,21 @@ def program_of(
     return build_task(config, layout_of(titles, width), 0.5, _STEPS, _STEPS)
 
 
-def arguments(program: Task) -> tuple[Any, device_batch.DeviceBatch, TitleTable]:
-    """Return shapes and shardings of state, batch and title table; histories unpacked."""
+def arguments(
+    program: Task, host: HostBatch | None = None
+) -> tuple[Any, device_batch.DeviceBatch, TitleTable]:
+    """Return shapes and shardings of state, batch and title table.
+
+    Args:
+        program: Task.
+        host: A batch of the shapes of all batches; None: one of the config's size, with histories unpacked.
+    """
     layout, everywhere = program.layout, mesh.replicated_sharding()
-    batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
     state = StateInit(program).abstract()
-    spec = device_batch.batch_spec(HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None))
+    if host is None:
+        batch, words = program.config.train.batch_size, layout.row_dtype().itemsize // 4
+        host = HostBatch(np.zeros((batch, words), np.uint32), np.ones(batch, bool), None)
+    spec = device_batch.batch_spec(host)
     device_shape = (jax.device_count(), 1, sum(int(np.prod(shape)) for shape, _ in spec.arrays))
     sharded = NamedSharding(mesh.mesh(), PartitionSpec(mesh.AXIS))
     categories, numbers = (

@@ -62,23 +62,23 @@ class Spent(NamedTuple):
     bytes: float
 
 
+def kernels_of_computations(text: str) -> dict[str, dict[str, Kernel]]:
+    """Return computation -> the instructions in it by their name in a device's profile."""
+    types: dict[str, str] = {}
+    by_computation: dict[str, dict[str, Kernel]] = collections.defaultdict(dict)
+    for one in hlo.instructions(text):
+        types[one.name] = one.result
+        operands = {*_OPERAND.findall(one.line[one.operands : one.line.find(")", one.operands)])}
+        num_bytes = hlo.bytes_of(one.result) + sum(hlo.bytes_of(types.get(name, "")) for name in operands)
+        path = _PATH.search(one.line)
+        name = re.sub(r"[.\-]", "_", one.name)
+        by_computation[one.computation][name] = Kernel(one.opcode, num_bytes, path[1] if path else "")
+    return by_computation
+
+
 def kernels(text: str) -> dict[str, Kernel]:
     """Return the kernels of a program's text by their name in a device's profile."""
-    types: dict[str, str] = {}
-    by_name: dict[str, Kernel] = {}
-    for line in text.splitlines():
-        named = hlo.INSTRUCTION.match(line)
-        if not named:
-            continue
-        result = hlo.balanced(line, named.end())
-        types[named[1]] = result
-        opcode = hlo.OPCODE.match(line, named.end() + len(result))
-        if opcode:
-            operands = {*_OPERAND.findall(line[opcode.end() : line.find(")", opcode.end())])}
-            num_bytes = hlo.bytes_of(result) + sum(hlo.bytes_of(types.get(name, "")) for name in operands)
-            path = _PATH.search(line)
-            by_name[re.sub(r"[.\-]", "_", named[1])] = Kernel(opcode[1], num_bytes, path[1] if path else "")
-    return by_name
+    return {name: one for of in kernels_of_computations(text).values() for name, one in of.items()}
 
 
 def part_of(name: str, path: str | None) -> str:
@@ -166,7 +166,7 @@ def main(args: flags.FlagValues) -> Report:
     from jaxrec.training.train_step import TrainStep
 
     with directory(args.data) as named:
-        config = settings(args, named)
+        config = settings(args.config, named, args.dtype, args.users)
         ensure_dataset(config, config.data.directory)
         dataset = Dataset(config.data.directory)
         program = parts.program_of(config, dataset, args.batch)

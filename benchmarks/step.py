@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from absl import flags
@@ -62,14 +62,25 @@ def _flags() -> None:
     flags.DEFINE_integer("users", 20_000, "users of the simulated service, where it is the source")
 
 
-def settings(args: flags.FlagValues, directory: str) -> Config:
-    """Return the config to measure, with a simulated service of `users` users."""
-    config = load_config(args.config)
-    config.data.directory, config.model.dtype = directory, args.dtype
-    config.train.resident, config.model.cross = args.resident, args.cross or config.model.cross
-    config.model.cross_rank = args.cross_rank or config.model.cross_rank
+def settings(
+    spec: str, directory: str, dtype: Literal["float32", "bfloat16"], users: int, **edits: Any
+) -> Config:
+    """Return the config to measure.
+
+    Args:
+        spec: Path of the config.
+        directory: Folder of the prepared rows.
+        dtype: dtype of the computation.
+        users: Users of the simulated service, where it is the source.
+        **edits: Dotted key, with `__` in place of dots, -> value.
+    """
+    config = load_config(spec)
+    config.data.directory, config.model.dtype = directory, dtype
+    for key, value in edits.items():
+        section, _, name = key.partition("__")
+        setattr(getattr(config, section), name, value)
     if isinstance(config.source, Simulator):
-        config.source.users, config.source.test_only_users, config.data.partitions = args.users, 0, 8
+        config.source.users, config.source.test_only_users, config.data.partitions = users, 0, 8
     check(config)
     return config
 
@@ -226,7 +237,11 @@ def main(args: flags.FlagValues) -> Report:
         if invalid:
             raise InputError(f"--{name}={invalid[0]}: allowed: {', '.join(allowed)}")
     with directory(args.data) as rows:
-        config = settings(args, rows)
+        crossed = {"model__cross": args.cross, "model__cross_rank": args.cross_rank}
+        config = settings(
+            args.config, rows, args.dtype, args.users, train__resident=args.resident,
+            **{key: value for key, value in crossed.items() if value},
+        )  # fmt: skip
         ensure_dataset(config, rows)
         bench = _Bench(args, config)
         if bench.peers:

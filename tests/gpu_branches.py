@@ -79,6 +79,10 @@ BRANCHES = {
     ("training/inputs/resident_rows.py", "device_memory"): (
         "tests/training/inputs/test_resident_rows.py::test_the_memory_is_that_of_the_smallest_device",
     ),
+    ("training/train_step.py", "TrainStep._fuses_update"): (
+        f"{FORCED}::test_gpu_branch_of_the_update",
+        f"{FORCED}::test_gpu_branch_of_the_update_is_taken_by_plain_adam",
+    ),
     ("training/train_state.py", "StateInit.init"): (f"{FORCED}::test_gpu_branch_of_the_initial_state",),
 }  # fmt: skip
 

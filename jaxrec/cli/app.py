@@ -7,14 +7,17 @@ The module of a command ends with
 
 Each argument after `main` declares absl flags. `main(flags) -> int | None` returns the exit status: 0 for
 success, 2 for wrong input (reported in one line on standard error), 1 for a run or a place that cannot be
-used further (one line) and for any other error (with a traceback), 130 after Ctrl-C. This module imports
-neither jax nor polars, so `--help` and the error for a misspelt key appear at once.
+used further (one line) and for any other error (with a traceback), 130 after Ctrl-C, 141 where nothing reads
+standard output any more. This module imports neither jax nor polars, so `--help` and the error for a
+misspelt key appear at once.
 """
 
 import contextlib
 import errno
 import logging as python_logging
+import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -33,6 +36,7 @@ from jaxrec.runtime.preemption import INTERRUPTED_EXIT, TERMINATED_EXIT
 
 flags.disclaim_key_flags()  # so that --help lists the flags of this module under the command
 INPUT_ERROR, DEFECT = 2, 1
+CLOSED_PIPE_EXIT = 128 + 13  # as a shell reports a process that SIGPIPE ended
 _HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml|\?)(=.*)?")
 
 
@@ -238,7 +242,15 @@ def run(
         json_only = json_flag in declare and flags.FLAGS.json
         try:
             with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():
-                return main(flags.FLAGS, *argv[1:]) or 0
+                status = main(flags.FLAGS, *argv[1:]) or 0
+            sys.stdout.flush()  # a reader that is gone is noticed here, not while Python ends
+            return status
+        except BrokenPipeError as error:
+            if not _reader_is_gone():
+                return report_failure(error)
+            # Python would write what is left in the buffer as it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return CLOSED_PIPE_EXIT
         except (InputError, RunError, KeyboardInterrupt) as error:
             return report_failure(error)
         except Exception as error:
@@ -252,6 +264,16 @@ def run(
     except InputError as error:
         sys.exit(_print_input_error(error))
     app.run(guarded, flags_parser=lambda argv: _parse(argv, positional))
+
+
+def _reader_is_gone() -> bool:
+    """Return True if nothing reads standard output, as after `command | head`."""
+    try:
+        poll = select.poll()
+        poll.register(sys.__stdout__.fileno(), 0)  # type: ignore[union-attr]
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, ValueError, OSError):  # no standard output, or none with a file
+        return False
 
 
 def print_result(result: dict[str, Any], table: str) -> None:

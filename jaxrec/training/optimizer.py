@@ -13,6 +13,10 @@ import optax
 from optax.contrib import reduce_on_plateau
 
 from jaxrec.config.schema import Optimizer
+from jaxrec.models.kernels.adam_update import AdamRule, AdamScalars, Leaves, fused_adam
+from jaxrec.runtime.mesh import merge_sharded, split_sharded
+
+_BETA1, _EPSILON = 0.9, 1e-8  # Adam's decay of the first moment, and the number added to its denominator
 
 
 def plateau(factor: float, patience: int) -> optax.GradientTransformationExtraArgs:
@@ -63,7 +67,7 @@ def make(config: Optimizer) -> optax.GradientTransformationExtraArgs:
         config: Settings of the optimizer.
     """
     decay = optax.add_decayed_weights(config.weight_decay, _decays)
-    adam = optax.scale_by_adam(b2=config.beta2)
+    adam = optax.scale_by_adam(b1=_BETA1, b2=config.beta2, eps=_EPSILON)
     first = (adam, decay) if config.weight_decay_mode == "decoupled" else (decay, adam)
     rate: optax.GradientTransformation = optax.scale(-config.learning_rate)
     if config.warmup_steps:
@@ -94,6 +98,46 @@ def step(
     """
     updates, state = make(config).update(gradients, state, params, value=value, fresh=fresh)
     return apply(params, updates), state
+
+
+def fused_step(
+    config: Optimizer, gradient_sums: Any, divisor: jax.Array, state: Any, params: Any, *,
+    value: jax.Array | float, fresh: jax.Array | bool,
+) -> tuple[Any, Any, tuple[jax.Array, jax.Array]]:  # fmt: skip
+    """Return what `step` returns, by few kernels, and the squared norms of the mean gradient.
+
+    Results differ from those of `step` by rounding. Inside a mapped step, for float32 parameters on a GPU.
+
+    Args:
+        config: Settings of the optimizer.
+        gradient_sums: Tree as `params`; the gradient is this sum divided by `divisor`.
+        divisor: Scalar.
+        state: State of the chain.
+        params: Tree of parameters.
+        value: The last validation loss, a scalar.
+        fresh: True if no earlier update has used `value`.
+
+    Returns:
+        Parameters, state, and the squared norms over replicated and over sharded parameters.
+    """
+    at = 0 if config.weight_decay_mode == "decoupled" else 1
+    adam = state[at]
+    # The chain of a tree without parameters: the counts and the plateau of this update.
+    empty = [adam._replace(mu={}, nu={}) if i == at else part for i, part in enumerate(state)]
+    _, after = make(config).update({}, tuple(empty), {}, value=value, fresh=fresh)
+    count = after[at].count.astype(jnp.float32)
+    rate = learning_rate((*after[:3], state[3]), config)
+    rule = AdamRule(_BETA1, config.beta2, _EPSILON, coupled=at == 1)
+    scalars = AdamScalars(divisor, 1 - _BETA1**count, 1 - config.beta2**count, rate)
+    trees, squares = [], []
+    for tree in zip(*map(split_sharded, (gradient_sums, params, adam.mu, adam.nu)), strict=True):
+        leaves, decays = Leaves(*map(jax.tree.leaves, tree)), jax.tree.leaves(_decays(tree[1]))
+        updated, square = fused_adam(rule, scalars, leaves, [config.weight_decay * d for d in decays])
+        trees.append([jax.tree.unflatten(jax.tree.structure(tree[1]), x) for x in updated[1:]])
+        squares.append(square)
+    params, mu, nu = (merge_sharded(sharded, replicated) for sharded, replicated in zip(*trees, strict=True))
+    after = tuple(part._replace(mu=mu, nu=nu) if i == at else part for i, part in enumerate(after))
+    return params, after, (squares[1], squares[0])
 
 
 def averaged(config: Optimizer, average: Any, params: Any, step: jax.Array) -> Any:

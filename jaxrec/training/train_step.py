@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.core.batch import HostBatch, TitleTable
+from jaxrec.models.kernels import pallas
 from jaxrec.models.layers import rng
 from jaxrec.models.layers.dense import at_least_float32
 from jaxrec.runtime.mesh import AXIS, merge_sharded, psum_replicated, split_sharded
@@ -22,7 +23,7 @@ from jaxrec.tasks.outputs import Sums
 from jaxrec.training import optimizer
 from jaxrec.training.adaptation.low_rank import factor_gradients, merged
 from jaxrec.training.nonfinite import skip_nonfinite
-from jaxrec.training.restraints import keep_frozen, restrain_gradients
+from jaxrec.training.restraints import has_anchor, keep_frozen, restrain_gradients
 from jaxrec.training.train_state import TrainState
 
 
@@ -42,6 +43,8 @@ class TrainStep:
 
     def __call__(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
         """Return the state after one step, and metric sums; called inside a mapped step."""
+        if self._fuses_update(state):
+            return self._fused_update(state, host, table)
         config, start = self.task.config.optimizer, self.task.config.start
         grads, sums = self.gradients(state, host, table)
         grads = restrain_gradients(start, grads, state.params, state.reference, state.anchored)
@@ -56,11 +59,7 @@ class TrainStep:
             params = merged(state.params, low_rank)
         else:
             params = keep_frozen(start, state.params, trained)
-        one = jnp.float32(1)
-        sums |= {
-            "gradient_norm": (global_norm(grads), one),
-            "learning_rate": (optimizer.learning_rate(optimizer_state, config), one),
-        }
+        sums |= self._measured(global_norm(grads), optimizer_state)
         average = state.average
         if average:
             average = optimizer.averaged(config, average, params, state.step)
@@ -72,6 +71,33 @@ class TrainStep:
         if self.task.config.train.on_nonfinite == "skip":
             return skip_nonfinite(state, after, sums)
         return after, sums
+
+    def _measured(self, norm: jax.Array, optimizer_state: Any) -> Sums:
+        """Return the metric sums of an update."""
+        rate = optimizer.learning_rate(optimizer_state, self.task.config.optimizer)
+        return {"gradient_norm": (norm, jnp.float32(1)), "learning_rate": (rate, jnp.float32(1))}
+
+    def _fuses_update(self, state: TrainState) -> bool:
+        """Return True where few kernels make the update: plain Adam in float32 on a GPU."""
+        config = self.task.config
+        plain = not (config.start.freeze or has_anchor(config.start) or state.low_rank or state.average)
+        float32 = all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
+        stops = config.train.on_nonfinite == "stop"
+        return plain and float32 and stops and pallas.is_available(jax.default_backend(), "float32")
+
+    def _fused_update(self, state: TrainState, host: HostBatch, table: TitleTable) -> tuple[TrainState, Sums]:
+        """Return what `__call__` returns, with an update by few kernels."""
+        gradient_sums, sums, examples = self._gradient_sums(state, host, table)
+        params, optimizer_state, squares = optimizer.fused_step(
+            self.task.config.optimizer, gradient_sums, examples, state.optimizer, state.params,
+            value=state.validation, fresh=state.fresh,
+        )  # fmt: skip
+        sums |= self._measured(norm_over_devices(*squares), optimizer_state)
+        task_state, sums = self.task.update_task_state(state.task_state, state.params, state.step, sums)
+        return state._replace(
+            params=params, optimizer=optimizer_state, step=state.step + 1, fresh=jnp.bool_(False),
+            task_state=task_state, old=self._old(state, params),
+        ), sums  # fmt: skip
 
     def _old(self, state: TrainState, params: Any) -> Any:
         """Return the parameters of an earlier step: every `refresh` steps those after this step."""
@@ -94,6 +120,13 @@ class TrainStep:
         Returns:
             A tree as `state.params`, and metric -> (sum, count) over all devices.
         """
+        gradient_sums, sums, examples = self._gradient_sums(state, host, table)
+        return jax.tree.map(lambda g: g / examples.astype(g.dtype), gradient_sums), sums
+
+    def _gradient_sums(
+        self, state: TrainState, host: HostBatch, table: TitleTable
+    ) -> tuple[Any, Sums, jax.Array]:
+        """Return gradient sums of the global batch, metric sums, and the divisor of the sums."""
         count = self.task.microbatches(len(host.valid))
         table = masked_table(table, self.task.config, state.step)
         context = self.task.device_context(state.task_state, state.step, host, table)
@@ -103,8 +136,7 @@ class TrainStep:
             grads, sums = psum_replicated((grads, sums))
         else:
             grads, sums = psum_replicated(self._accumulate(state, host, table, count, context))
-        examples = self.task.divisor(sums["loss"][1])
-        return jax.tree.map(lambda g: g / examples.astype(g.dtype), grads), sums
+        return grads, sums, self.task.divisor(sums["loss"][1])
 
     def _accumulate(
         self, state: TrainState, host: HostBatch, table: TitleTable, count: int, context: Any
@@ -166,4 +198,14 @@ def global_norm(gradients: Any) -> jax.Array:
     sharded, replicated = split_sharded(gradients)
     if not jax.tree.leaves(sharded):
         return optimizer.norm(gradients)
-    return jnp.sqrt(optimizer.norm(replicated) ** 2 + jax.lax.psum(optimizer.norm(sharded) ** 2, AXIS))
+    return norm_over_devices(optimizer.norm(replicated) ** 2, optimizer.norm(sharded) ** 2)
+
+
+def norm_over_devices(replicated: jax.Array, sharded: jax.Array) -> jax.Array:
+    """Return the norm of a vector of which some numbers are on every device and some on one.
+
+    Args:
+        replicated: Squared norm of the numbers that every device has, a scalar.
+        sharded: Squared norm of those that this device alone has, a scalar.
+    """
+    return jnp.sqrt(replicated + jax.lax.psum(sharded, AXIS))

@@ -22,7 +22,13 @@ def test_the_other_attention_implementation_is_used(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["attention by einsum", "layer norm as XLA has it", "gradients of few rows one by one"]
+    "name",
+    [
+        "attention by einsum",
+        "layer norm as XLA has it",
+        "gradients of few rows one by one",
+        "a kernel a parameter's update",
+    ],
 )
 def test_gpu_optimisations_are_undone_one_by_one(name, tiny, small_config, monkeypatch):
     """The step traced for a GPU has fewer kernels or more single additions, only."""

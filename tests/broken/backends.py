@@ -5,6 +5,7 @@ from tests.broken.line import Line
 _FORCED = "tests/models/test_gpu_branches.py"
 _KERNELS = "tests/models/kernels/test_kernels.py"
 _ATTENTION = "tests/models/layers/test_attention.py"
+_OPTIMIZER = "tests/training/test_optimizer.py"
 _PIPELINE = "tests/training/inputs/test_input_pipeline.py"
 
 LINES = (
@@ -154,5 +155,68 @@ LINES = (
         "return min(limits) if len(limits) == len(stats) else None",
         "return max(limits) if len(limits) == len(stats) else None",
         ("tests/training/inputs/test_resident_rows.py::test_the_memory_is_that_of_the_smallest_device",),
+    ),
+    Line(
+        "few kernels make the update of plain Adam alone",
+        "jaxrec/training/train_step.py",
+        "return plain and float32 and stops and",
+        "return float32 and stops and",
+        (f"{_FORCED}::test_gpu_branch_of_the_update_is_taken_by_plain_adam",),
+    ),
+    Line(
+        "the norm of sharded gradients is summed over devices",
+        "jaxrec/training/train_step.py",
+        "return jnp.sqrt(replicated + jax.lax.psum(sharded, AXIS))",
+        "return jnp.sqrt(replicated + sharded)",
+        (f"{_FORCED}::test_the_norm_sums_sharded_numbers_over_devices",),
+    ),
+    Line(
+        "the layer norm kernel casts stored weights to the dtype of its input",
+        "jaxrec/models/kernels/layer_norm.py",
+        "scale, bias = (load(r, column, column < D).astype(y_ref.dtype) for r in (scale_ref, bias_ref))",
+        "scale, bias = (load(r, column, column < D) * 2 for r in (scale_ref, bias_ref))",
+        (f"{_KERNELS}::test_layer_norm_kernel_equals_plain_layer_norm",),
+    ),
+    Line(
+        "a fused update divides the gradient sums",
+        "jaxrec/models/kernels/adam_update.py",
+        "g = g / scalars.divisor",
+        "g = g * 1",
+        (f"{_OPTIMIZER}::test_a_fused_update_is_that_of_the_chain",),
+    ),
+    Line(
+        "a fused update masks numbers behind the last of a parameter",
+        "jaxrec/models/kernels/adam_update.py",
+        "mask = at < size",
+        "mask = at < size + 1",
+        (f"{_OPTIMIZER}::test_a_fused_update_is_that_of_the_chain",),
+    ),
+    Line(
+        "programs of a fused update belong to one parameter",
+        "jaxrec/models/kernels/adam_update.py",
+        "at = (program - first) * _BLOCK + jnp.arange(_BLOCK)",
+        "at = program * _BLOCK + jnp.arange(_BLOCK)",
+        (f"{_OPTIMIZER}::test_a_fused_update_is_that_of_the_chain",),
+    ),
+    Line(
+        "coupled decay joins the gradient of a fused update",
+        "jaxrec/models/kernels/adam_update.py",
+        "if decay and rule.coupled:",
+        "if decay and not rule.coupled:",
+        (f"{_OPTIMIZER}::test_a_fused_update_is_that_of_the_chain",),
+    ),
+    Line(
+        "the warm-up of a fused update is that of this step",
+        "jaxrec/training/optimizer.py",
+        "rate = learning_rate((*after[:3], state[3]), config)",
+        "rate = learning_rate(after, config)",
+        (f"{_OPTIMIZER}::test_a_fused_update_is_that_of_the_chain",),
+    ),
+    Line(
+        "the plateau acts in the fused update that learns of it",
+        "jaxrec/training/optimizer.py",
+        "rate = learning_rate((*after[:3], state[3]), config)",
+        "rate = learning_rate(state, config)",
+        (f"{_OPTIMIZER}::test_a_fused_update_is_that_of_the_chain",),
     ),
 )

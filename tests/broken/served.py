@@ -101,4 +101,18 @@ LINES = (
         "return has_target",
         (f"{_LIST}::test_padding_does_not_compete_and_queries_without_a_list_do_not_count",),
     ),
+    Line(
+        "impressions of titles outside the catalogue are no negatives",
+        "jaxrec/data/examples/user_pools.py",
+        'shown = shown[rank_of_row[shown["title"]] >= 0]',
+        "shown = shown[:]",
+        ("tests/data/examples/test_served_pool.py",),
+    ),
+    Line(
+        "exposures of titles outside the catalogue are no rows",
+        "jaxrec/data/examples/impressions.py",
+        'records = records[labels.inputs.rank_of_row[records["title"]] >= 0]',
+        "records = records[:]",
+        ("tests/data/examples/test_impressions.py",),
+    ),
 )

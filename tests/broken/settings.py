@@ -6,7 +6,7 @@ LINES = (
     Line(
         "Adam's second decay",
         "jaxrec/training/optimizer.py",
-        "optax.scale_by_adam(b2=config.beta2)",
+        "optax.scale_by_adam(b1=_BETA1, b2=config.beta2, eps=_EPSILON)",
         "optax.scale_by_adam()",
         (
             "tests/config/test_no_dead_field.py::test_a_changed_field_changes_what_it_is_said_to_change[Optimizer.beta2]",

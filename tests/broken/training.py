@@ -7,8 +7,8 @@ LINES = (
     Line(
         "gradients are of the mean over the global batch",
         "jaxrec/training/train_step.py",
-        "return jax.tree.map(lambda g: g / examples.astype(g.dtype), grads), sums",
-        "return grads, sums",
+        "return jax.tree.map(lambda g: g / examples.astype(g.dtype), gradient_sums), sums",
+        "return gradient_sums, sums",
         (
             "tests/losses/test_task_weights.py::test_log_variances_learn_and_do_not_change_the_validation_loss",
         ),

@@ -45,6 +45,14 @@ def main(f):
         raise InputError("file x.csv, row 3: seconds=-1\\n must be at least 0")
     if f.do == "crash":
         raise RuntimeError("a defect")
+    if f.do.endswith("lines"):
+        for _ in range(int(f.do[:-5])):
+            print("a line of a hundred characters".ljust(99))
+        return 0
+    if f.do == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.write(writer, b"x")
     if f.do == "wait":
         print("ready", file=sys.stderr, flush=True)
         time.sleep(30)
@@ -176,6 +184,20 @@ def test_unexpected_error_prints_a_traceback_and_exits_1(script):
     status, out, err = run(script, f"--config={TINY}", "--do=crash")
     assert (status, out) == (1, "")
     assert "Traceback" in err and "RuntimeError: a defect" in err
+
+
+@pytest.mark.parametrize("lines", [1, 10_000], ids=["written as Python ends", "written at once"])
+def test_a_reader_that_leaves_ends_a_command_silently(script, lines):
+    """As in `command | head`."""
+    process = start(script, f"--config={TINY}", f"--do={lines}lines")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 141)
+    process.stderr.close()
+
+
+def test_another_pipe_that_breaks_is_reported(script):
+    status, out, err = run(script, f"--config={TINY}", "--do=pipe")
+    assert (status, out) == (1, "") and "Broken pipe" in err
 
 
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])

@@ -105,7 +105,9 @@ def test_a_truth_gives_the_true_choice_and_enjoyment(evaluation, tiny_run, slate
     choice = rng.dirichlet(np.ones(200), 2).astype(np.float32)
     truth = TruthArrays(np.array([3, 100]), choice, np.full((2, 200), 0.25, np.float16))
     monkeypatch.setattr(Dataset, "truth", lambda self, split: truth)
-    rows = with_segments(evaluation, tiny_run / "run", str(slates_folder)).result["segments"]["rows"]
+    result = with_segments(evaluation, tiny_run / "run", str(slates_folder)).result["segments"]
+    rows, head = result["rows"], segment_lines(result)[0]
+    assert "true_enjoyment@10" in head.split()  # apart from the column before
     for row in rows:
         assert row["metrics"]["true_enjoyment@10"]["mean"] == pytest.approx(0.25)
     top = evaluation.ranked.by_order["model"].top[truth.rows] - 2

@@ -25,11 +25,14 @@ from jaxrec.models.kernels import attention as attention_kernel
 from jaxrec.models.kernels import layer_norm, pallas
 from jaxrec.models.layers import dense
 from jaxrec.models.outputs import Correction
-from jaxrec.runtime.mesh import replicate
+from jaxrec.runtime.mesh import AXIS, replicate
+from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.serving import catalogue, exported
 from jaxrec.tasks.loading import build_task
 from jaxrec.tasks.ranking import RankingTask
+from jaxrec.training.inputs.input_pipeline import training_batches
 from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep, norm_over_devices
 
 
 @pytest.fixture
@@ -221,6 +224,44 @@ def test_gpu_branch_of_the_initial_state(tiny, tiny_config, on_gpu):
 
     for a, b in zip(on_gpu(leaves), leaves(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("sharding", ["replicated", "split"])
+def test_gpu_branch_of_the_update(tiny, tiny_config, sharding, monkeypatch):
+    """One step by few kernels is that of the chain, also on several devices and with sharded titles."""
+    config = copy.deepcopy(tiny_config)
+    config.model.experts, config.train.batch_size = config.model.experts[1:], 32
+    config.model.item_table_sharding = sharding
+    task = build_task(config, tiny.layout, tiny.manifest["completion_threshold"], 4, 40)
+    batch, table = training_batches(task, tiny.rows("train"))[0], replicate(tiny.arrays.title_table())
+
+    def stepped():
+        state = StateInit(task).init()
+        step = TrainStep(task)
+        mapped = parallelize_step(step, step.mapping, like=state)
+        return jax.device_get(mapped(state, batch, table))
+
+    expected = stepped()
+    monkeypatch.setattr(TrainStep, "_fuses_update", lambda *_: True)
+    close(stepped(), expected, 1e-4)
+
+
+def test_the_norm_sums_sharded_numbers_over_devices():
+    norms = jax.vmap(norm_over_devices, (None, 0), axis_name=AXIS)(jnp.float32(9), jnp.array([16.0, 0.0]))
+    assert norms.tolist() == [5.0, 5.0]
+
+
+def test_gpu_branch_of_the_update_is_taken_by_plain_adam(task, on_gpu):
+    state = StateInit(task).abstract()
+    taken = lambda: on_gpu(lambda: TrainStep(task)._fuses_update(state))  # noqa: E731
+    assert taken() and not TrainStep(task)._fuses_update(state)
+    task.config.train.on_nonfinite = "skip"
+    assert not taken()
+    task.config.train.on_nonfinite, task.config.start.freeze = "stop", ("title",)
+    assert not taken()
+    task.config.start.freeze = ()
+    state = state._replace(average=state.params)
+    assert not taken()
 
 
 def test_gpu_branch_of_serving(task, tiny, on_gpu):

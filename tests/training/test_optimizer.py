@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrec.config.schema import Optimizer
+from jaxrec.core.ids import SHARDED
+from jaxrec.models.kernels import adam_update
 from jaxrec.runtime.private_apis import compiled_programs
 from jaxrec.training import optimizer
 
@@ -93,3 +95,48 @@ def test_patience_0_and_a_factor_that_lowers_nothing():
 def test_state_is_a_tree_of_arrays():
     state = optimizer.make(PLAIN).init(PARAMS)
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
+
+
+def random_tree(key, scale=1.0):
+    """Arrays of less than a block, of whole blocks and of some more, and one that does not decay."""
+    shapes = {"bias": (1,), "kernel": (32, 32), "out": (3, 7), "embedding": (41, 25), "log_variance": ()}
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: scale * jax.random.normal(k, shape)
+        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("mode", ["decoupled", "coupled"])
+def test_a_fused_update_is_that_of_the_chain(mode, monkeypatch):
+    """With decay, warm-up and a plateau; the parameters take two kernels."""
+    monkeypatch.setattr(adam_update, "_MAX_LEAVES", 3)
+    config = replace(
+        PLAIN, weight_decay=0.3, weight_decay_mode=mode, warmup_steps=3, beta2=0.99, plateau_patience=0
+    )
+    params, divisor = random_tree(jax.random.key(0)), jnp.float32(7)
+    plain = fused = (params, optimizer.make(config).init(params))
+    step = jax.jit(lambda g, s, p, **kw: optimizer.step(config, g, s, p, **kw))
+    fused_step = jax.jit(lambda g, s, p, **kw: optimizer.fused_step(config, g, divisor, s, p, **kw))
+    for n in range(5):
+        sums = random_tree(jax.random.key(n + 1), 10.0)
+        means = jax.tree.map(lambda g: g / 7, sums)
+        plateau = {"value": jnp.float32(1), "fresh": jnp.bool_(n in (1, 3))}
+        plain = step(means, plain[1], plain[0], **plateau)
+        *fused, (square, sharded) = fused_step(sums, fused[1], fused[0], **plateau)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), fused, [*plain])
+        assert float(square) == pytest.approx(float(optimizer.norm(means)) ** 2, rel=1e-5) and sharded == 0
+    assert float(optimizer.learning_rate(fused[1], config)) == pytest.approx(0.05)  # halved once
+
+
+def test_a_fused_update_keeps_sharded_parameters_apart():
+    """Their squared norm is one of the devices' parts of it."""
+    params = {"table": {SHARDED: jnp.ones((4, 3))}, "kernel": jnp.ones(2)}
+    grads = {"table": {SHARDED: jnp.full((4, 3), 2.0)}, "kernel": jnp.full(2, 3.0)}
+    state = optimizer.make(PLAIN).init(params)
+    after, moments, squares = optimizer.fused_step(
+        PLAIN, grads, jnp.float32(1), state, params, value=0.0, fresh=False
+    )
+    assert [float(x) for x in squares] == [2 * 9.0, 12 * 4.0]
+    wanted = optimizer.step(PLAIN, grads, state, params, value=0.0, fresh=False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), (after, moments), wanted)

@@ -120,9 +120,13 @@ def _selected(
 
 
 def _exposures(log: Log, labels: PartitionLabels) -> _Exposures:
-    """Return the events of the signal of exposures, in the order of rows."""
+    """Return the events of the signal of exposures, in the order of rows.
+
+    Titles that are not in the catalogue yet are left out.
+    """
     config = labels.config
     records = events_of(labels.signals, config.signals, IMPRESSION)
+    records = records[labels.inputs.rank_of_row[records["title"]] >= 0]
     user, time = np.searchsorted(log.hash, records["user"]), records["time"]
     split = splits.target_splits(config.data, log.split, log.hash, user, time, least=1)
     plays = Timeline(log.user, log.time)

@@ -50,9 +50,11 @@ class ShownTitles:
             config: Config of the dataset, which declares the signal.
             log: Log of the partition.
             records: Sorted records of the partition's events of signals.
-            rank_of_row: [V] popularity rank of each row of the catalogue.
+            rank_of_row: [V] popularity rank of each row; -1 for a title that is not in the catalogue yet,
+                whose impressions are left out.
         """
         shown = events_of(records, config.signals, IMPRESSION)
+        shown = shown[rank_of_row[shown["title"]] >= 0]
         user = np.searchsorted(log.hash, shown["user"])  # sorting kept users of the log only
         window = 1000 * config.data.request_window_seconds
         return cls(user, rank_of_row[shown["title"]], shown["time"], window)

@@ -43,26 +43,28 @@ def _normalize(x_ref: Any, indices: Any, mask: jax.Array, D: int) -> tuple[jax.A
 def _forward(N: int, D: int, x_ref: Any, scale_ref: Any, bias_ref: Any, y_ref: Any) -> None:
     indices, mask, column = _indices(N, D)
     normalized, _ = _normalize(x_ref, indices, mask, D)
-    scale, bias = (load(r, column, column < D) for r in (scale_ref, bias_ref))
+    scale, bias = (load(r, column, column < D).astype(y_ref.dtype) for r in (scale_ref, bias_ref))
     store(y_ref, indices, normalized.astype(y_ref.dtype) * scale[None] + bias[None], mask)
 
 
-def _backward(N: int, D: int, x_ref: Any, scale_ref: Any, dy_ref: Any, dx_ref: Any, sums_ref: Any) -> None:
-    """Write the gradient of x, and sums over the rows of this program to sums_ref.
+def _backward(
+    N: int, D: int, x_ref: Any, scale_ref: Any, dy_ref: Any,
+    dx_ref: Any, d_scale_ref: Any, d_bias_ref: Any,
+) -> None:  # fmt: skip
+    """Write the gradient of x, and sums over the rows of this program.
 
     The sums of all programs add up to the gradients of scale and bias.
     """
     indices, mask, column = _indices(N, D)
     normalized, inverse_std = _normalize(x_ref, indices, mask, D)
-    scale = load(scale_ref, column, column < D).astype(jnp.float32)
+    scale = load(scale_ref, column, column < D).astype(dx_ref.dtype).astype(jnp.float32)
     dy = load(dy_ref, indices, mask).astype(jnp.float32)
     d_normalized = dy * scale[None]
     mean, projection = (y.sum(1, keepdims=True) / D for y in (d_normalized, d_normalized * normalized))
     dx = inverse_std * (d_normalized - mean - normalized * projection)
     store(dx_ref, indices, dx, mask)
-    offset = (program_id(0) * 2) * D + column
-    for n, sums in enumerate(((dy * normalized).sum(0), dy.sum(0))):
-        store(sums_ref, offset + n * D, sums, column < D)
+    store(d_scale_ref, program_id(0) * D + column, (dy * normalized).sum(0), column < D)
+    store(d_bias_ref, program_id(0) * D + column, dy.sum(0), column < D)
 
 
 def _run(kernel: Any, x: jax.Array, *arrays: jax.Array, out: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
@@ -81,8 +83,8 @@ def fused_layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax
 
     Args:
         x: [..., D].
-        scale_D: learned scale.
-        bias_D: learned bias.
+        scale_D: learned scale, in the dtype of x or a wider one, to which it is cast.
+        bias_D: learned bias, as the scale.
     """
     rows = x.reshape(-1, x.shape[-1])
     (y,) = _run(_forward, rows, scale_D, bias_D, out=[jax.ShapeDtypeStruct(rows.shape, x.dtype)])
@@ -90,17 +92,18 @@ def fused_layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax
 
 
 def _layer_norm_backward(
-    residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+    residuals: tuple[jax.Array, jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, scale = residuals
+    x, scale, bias = residuals
     rows, D = x.reshape(-1, x.shape[-1]), x.shape[-1]
     programs = -(-len(rows) // _rows_per_program(*rows.shape))
-    out = [jax.ShapeDtypeStruct(rows.shape, x.dtype), jax.ShapeDtypeStruct((programs * 2 * D,), jnp.float32)]
-    dx, sums = _run(_backward, rows, scale, dy.reshape(rows.shape), out=out)
-    d_scale, d_bias = sums.reshape(programs, 2, D).sum(0).astype(scale.dtype)
-    return dx.reshape(x.shape), d_scale, d_bias
+    sums = jax.ShapeDtypeStruct((programs * D,), jnp.float32)
+    out = [jax.ShapeDtypeStruct(rows.shape, x.dtype), sums, sums]
+    dx, *d_weights = _run(_backward, rows, scale, dy.reshape(rows.shape), out=out)
+    d_scale, d_bias = (d.reshape(programs, D).sum(0) for d in d_weights)
+    return dx.reshape(x.shape), d_scale.astype(scale.dtype), d_bias.astype(bias.dtype)
 
 
 fused_layer_norm.defvjp(
-    lambda x, scale, bias: (fused_layer_norm(x, scale, bias), (x, scale)), _layer_norm_backward
+    lambda x, scale, bias: (fused_layer_norm(x, scale, bias), (x, scale, bias)), _layer_norm_backward
 )

@@ -8,7 +8,7 @@ same function.
 import contextlib
 import contextvars
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -51,7 +51,7 @@ def _has_triton_compiler() -> bool:
 
 def pallas_call(
     kernel: Callable[..., None], name: str, grid: tuple[int, ...], warps: int,
-    out: list[jax.ShapeDtypeStruct], *inputs: jax.Array,
+    out: list[jax.ShapeDtypeStruct], *inputs: jax.Array, aliases: Mapping[int, int] | None = None,
 ) -> list[jax.Array]:  # fmt: skip
     """Run a kernel once for each program of a grid; interpreted on a CPU, for tests.
 
@@ -62,6 +62,7 @@ def pallas_call(
         warps: warps of a program.
         out: shapes and dtypes of the outputs.
         *inputs: arrays on the device.
+        aliases: position of an input -> position of the output that takes its memory.
 
     Returns:
         Arrays of the shapes and dtypes `out`.
@@ -73,6 +74,7 @@ def pallas_call(
         kernel,
         grid=grid,
         out_shape=out,
+        input_output_aliases=dict(aliases or {}),
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         interpret=jax.default_backend() == "cpu",
         name=name,
@@ -92,6 +94,13 @@ def program_id(axis: int) -> jax.Array:
     from jax.experimental import pallas
 
     return pallas.program_id(axis)
+
+
+def when(condition: jax.Array, then: Callable[[], None]) -> None:
+    """Run a function in the programs for which a scalar condition holds; only inside a kernel."""
+    from jax.experimental import pallas
+
+    pallas.when(condition)(then)
 
 
 def load(reference: Any, indices: Any, mask: jax.Array) -> jax.Array:

@@ -195,9 +195,13 @@ class Parameters(nn.Module):
             init: initializer, called as `init(key, shape, dtype)`.
             *shape: shape of the parameter.
         """
+        return self.stored_weight(name, init, *shape).astype(self.dtype)
+
+    def stored_weight(self, name: str, init: Callable, *shape: int) -> jax.Array:
+        """Return the parameter `name` of this shape as it is stored; the arguments are those of `weight`."""
         if self.has_variable("params", name):  # `param` would trace `init` again to compare shapes
-            return self.get_variable("params", name).astype(self.dtype)
-        return self.param(name, init, shape, at_least_float32(self.dtype)).astype(self.dtype)
+            return self.get_variable("params", name)
+        return self.param(name, init, shape, at_least_float32(self.dtype))
 
 
 def applied(method: Callable[Concatenate[M, P], R], model: M, params: Any) -> Callable[P, R]:

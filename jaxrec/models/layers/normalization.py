@@ -18,14 +18,12 @@ class LayerNorm(Parameters):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalize x [..., D]; same shape, in the compute dtype."""
-        scale = self.weight("scale", nn.initializers.ones, x.shape[-1])
-        bias = self.weight("bias", nn.initializers.zeros, x.shape[-1])
-        norm = (
-            layer_norm.fused_layer_norm
-            if pallas.is_available(jax.default_backend(), self.dtype)
-            else normalize
-        )
-        return norm(x.astype(self.dtype), scale, bias)
+        scale = self.stored_weight("scale", nn.initializers.ones, x.shape[-1])
+        bias = self.stored_weight("bias", nn.initializers.zeros, x.shape[-1])
+        x = x.astype(self.dtype)
+        if pallas.is_available(jax.default_backend(), self.dtype):
+            return layer_norm.fused_layer_norm(x, scale, bias)  # which casts them itself
+        return normalize(x, scale.astype(self.dtype), bias.astype(self.dtype))
 
 
 def normalize(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _BY_LOG = " by log"  # end of the names of rows that are ordered by mean log probabilities
+_WIDTH = 19  # of a column: true_enjoyment@10 and a space
 _NAMES = {"model": "user slates"}
 
 
@@ -16,7 +17,7 @@ def segment_lines(segments: Mapping[str, Any]) -> list[str]:
     rows = {row["name"]: row for row in segments["rows"]}
     columns = [c for c in rows["model"]["metrics"] if c != "below_user_slates"]
     head = f"slates of {segments['titles']} titles, {segments['users']:,} users"
-    titles = "".join(f"{column:>16}{'95% interval':>18}" for column in columns)
+    titles = "".join(f"{column:>{_WIDTH}}{'95% interval':>18}" for column in columns)
     lines = [f"{head:<40}{titles}{'by mean log':>13}"]
     for name, row in rows.items():
         if name.endswith(_BY_LOG):
@@ -25,7 +26,7 @@ def segment_lines(segments: Mapping[str, Any]) -> list[str]:
         line = f"{label[:39]:<40}"
         for column in columns:
             value = row["metrics"][column]
-            line += f"{_cell(value['mean']):>16}{_interval(value):>18}"
+            line += f"{_cell(value['mean']):>{_WIDTH}}{_interval(value):>18}"
         by_log = rows.get(f"{name}{_BY_LOG}")
         lines.append(line + f"{_cell(by_log['metrics'][columns[0]]['mean'] if by_log else None):>13}")
     lines.append(f"by mean log: {columns[0]} of slates in the order of mean log probabilities")

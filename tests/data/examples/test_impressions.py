@@ -1,5 +1,7 @@
 """Rows of exposures: a log worked by hand, and random logs equal to a loop over their events."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,19 @@ def test_a_row_has_the_title_the_completion_and_the_labels_of_its_exposure():
     assert rows["label_known"][:, 0].tolist() == [row[4] for row in ROWS]
     assert examples.counts == {impressions.NO_PAST: 2}
     assert examples.completions == 6 and examples.completion_sum / 2**32 == pytest.approx(2.41)
+
+
+def test_an_exposure_of_a_title_outside_the_catalogue_is_no_row(monkeypatch):
+    """A row of the catalogue without a rank: a title without plays yet."""
+    expected, _ = by_hand()
+    monkeypatch.setattr(sys.modules[__name__], "ROW_OF_RANK", np.append(ROW_OF_RANK, -1))
+    users = np.array([70], np.uint64)
+    log = log_of(users, [(0, *play) for play in PLAYS], [0])
+    records = records_of(users, [(70, *t) for t in THUMBS], [(70, *s) for s in SHOWN])
+    extra = records[records["kind"] == 1][-1:].copy()
+    extra["title"], extra["time"] = TITLES, int(2.5 * HOUR)
+    with_it, _ = build(log, np.append(records, extra), 6 * HOUR + 1)
+    np.testing.assert_array_equal(with_it.rows["train"], expected.rows["train"])
 
 
 def test_a_history_is_strictly_before_the_exposure_as_of_its_time():

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jaxrec.config.schema import Config, Signal
 from jaxrec.core.hashing import of_keys
 from jaxrec.data.examples.user_pools import ShownTitles, served_pool
+from jaxrec.data.signals.records import record_dtype
 
 # Plays of user 0 at 100 s, 200 s and 200 s, and of user 1 at 200 s; times are in milliseconds.
 LOG = SimpleNamespace(user=np.array([0, 0, 0, 1]), time=np.array([100, 200, 200, 200]) * 1000)
@@ -48,3 +50,14 @@ def test_a_narrow_pool_is_a_uniform_draw_without_copies():
     assert (drawn[:, 0] != drawn[:, 1]).all()
     share = np.bincount(drawn.ravel(), minlength=10)[[5, 6, 9]] / len(drawn)
     assert np.abs(share - 2 / 3).max() < 4 * np.sqrt(2 / 9 / len(drawn))  # 6, shown twice, is not more likely
+
+
+def test_impressions_of_titles_outside_the_catalogue_are_left_out():
+    """Row 1 has no rank yet: its impression is none of another query's."""
+    signals = (Signal("impression", column="shown"),)
+    records = np.zeros(3, record_dtype(signals))
+    records["user"], records["title"], records["time"] = 7, [0, 1, 2], [1000, 2000, 3000]
+    log = SimpleNamespace(hash=np.array([7], np.uint64))
+    shown = ShownTitles.of_partition(Config(signals=signals), log, records, np.array([4, -1, 3]))
+    assert shown.rank.tolist() == [4, 3] and shown.time.tolist() == [1000, 3000]
+    assert shown.user.tolist() == [0, 0]

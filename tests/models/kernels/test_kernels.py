@@ -96,17 +96,18 @@ def test_gpu_uses_the_layer_norm_kernel_in_supported_dtypes(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 96), (3, 20, 32), (70, 10, 100), (1, 1, 8)], ids=str)
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_layer_norm_kernel_equals_plain_layer_norm(shape, dtype):
+@pytest.mark.parametrize("dtype, stored", [*((d, d) for d in TOLERANCE), ("bfloat16", "float32")])
+def test_layer_norm_kernel_equals_plain_layer_norm(shape, dtype, stored):
+    """Scale and bias may be stored in a wider dtype; their gradients have it."""
     r = np.random.default_rng(0)
     x, g = (jnp.asarray(3.0 * r.normal(size=shape) + 1.0, dtype) for _ in range(2))
-    scale_and_bias = [jnp.asarray(r.normal(size=shape[-1]), dtype) for _ in range(2)]
+    scale_and_bias = [jnp.asarray(r.normal(size=shape[-1]), dtype).astype(stored) for _ in range(2)]
     actual = value_and_gradients(layer_norm.fused_layer_norm, x, *scale_and_bias, cotangent=g)
     expected = value_and_gradients(
         normalization.normalize, *(y.astype("float32") for y in (x, *scale_and_bias)), cotangent=g
     )
     assert_close(actual, expected, 2 * TOLERANCE[dtype])
-    assert all(y.dtype == dtype for y in actual)
+    assert [y.dtype for y in actual] == [dtype, dtype, stored, stored]
 
 
 @pytest.mark.parametrize("mode", ["clip", "fill", None])
