@@ -2,16 +2,22 @@
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from jaxrec.core.errors import InputError
 from jaxrec.evaluation import statistics
 from jaxrec.evaluation.labels.bootstrap import REPLICATES, Resampled, resample
-from jaxrec.evaluation.labels.predictions import ORDERS, REGRESSION_LOSS, HeadPredictions, order_estimators
+from jaxrec.evaluation.labels.predictions import ORDERS, REGRESSION_LOSS, order_estimators
 
 if TYPE_CHECKING:
     from jaxrec.evaluation.per_user import PerUserResults
+
+# Run -> (head, number of resamples) -> its AUC.
+_RESAMPLED: WeakKeyDictionary["PerUserResults", dict[tuple[str, int], dict[str, Resampled]]] = (
+    WeakKeyDictionary()
+)
 
 
 def ordering_heads(run: "PerUserResults") -> list[str]:
@@ -41,21 +47,27 @@ def auc_differences(
         InputError: Two runs differ in queries, or the head predicts another label.
     """
     runs = [*first, *second]
-    of_runs = [_same_labels(run, runs[0], head) for run in runs]
-    users, index = np.unique(runs[0].query_users, return_inverse=True)
-    known = of_runs[0].known
-    estimators = {
-        (metric, i): estimator
-        for i, of_run in enumerate(of_runs)
-        for metric, estimator in order_estimators(
-            of_run.prediction[known], of_run.label[known], index[known], len(users)
-        ).items()
-    }
-    values = resample(estimators, len(users), int(known.sum()), replicates)
+    for run in runs:
+        _check_same_labels(run, runs[0], head)
+    values = [_resampled_orders(run, head, replicates) for run in runs]
     return {
-        metric: [(values[metric, i], values[metric, len(first) + i]) for i in range(len(first))]
+        metric: [(values[i][metric], values[len(first) + i][metric]) for i in range(len(first))]
         for metric in ORDERS
     }
+
+
+def _resampled_orders(run: "PerUserResults", head: str, replicates: int) -> dict[str, Resampled]:
+    """Return "auc" and "gauc" of a head of a run, kept while the run is: a table compares it with many.
+
+    Runs on the same users have the same resamples.
+    """
+    kept = _RESAMPLED.setdefault(run, {})
+    if (head, replicates) not in kept:
+        of_run, known = run.predictions(head), run.predictions(head).known
+        users, index = np.unique(run.query_users, return_inverse=True)
+        estimators = order_estimators(of_run.prediction[known], of_run.label[known], index[known], len(users))
+        kept[head, replicates] = resample(estimators, len(users), int(known.sum()), replicates)
+    return kept[head, replicates]
 
 
 def mean_auc(runs: Sequence["PerUserResults"], head: str) -> dict[str, Resampled]:
@@ -70,11 +82,7 @@ def mean_auc(runs: Sequence["PerUserResults"], head: str) -> dict[str, Resampled
     """
     each: dict[str, list[Resampled]] = {metric: [] for metric in ORDERS}
     for run in runs:
-        of_run = run.predictions(head)
-        users, index = np.unique(run.query_users, return_inverse=True)
-        known = of_run.known
-        estimators = order_estimators(of_run.prediction[known], of_run.label[known], index[known], len(users))
-        for metric, value in resample(estimators, len(users), int(known.sum())).items():
+        for metric, value in _resampled_orders(run, head, REPLICATES).items():
             each[metric].append(value)
     return {
         metric: Resampled(
@@ -97,11 +105,11 @@ def check_same_queries(first: "PerUserResults", second: "PerUserResults") -> Non
         )
 
 
-def _same_labels(run: "PerUserResults", like: "PerUserResults", head: str) -> HeadPredictions:
-    """Return the predictions of a run.
+def _check_same_labels(run: "PerUserResults", like: "PerUserResults", head: str) -> None:
+    """Check that two runs predict the same labels of the same queries by a head.
 
     Raises:
-        InputError: Its queries or labels are not those of the run `like`.
+        InputError: They do not.
     """
     check_same_queries(like, run)
     own, other = run.predictions(head), like.predictions(head)
@@ -110,7 +118,6 @@ def _same_labels(run: "PerUserResults", like: "PerUserResults", head: str) -> He
             f"{run.workdir}: its head {head!r} predicts another label than that of {like.workdir}; allowed: "
             "heads of one name that predict one label"
         )
-    return own
 
 
 def compared(pairs: Sequence[tuple[Resampled, Resampled]], users: int) -> statistics.Paired:
