@@ -113,8 +113,12 @@ def bodies(folder: str, plays: int, number: int, seed: int) -> list[bytes]:
 class Connections:
     """Connections that are kept open: a client whose own time is a fraction of a millisecond a request."""
 
-    def __init__(self, port: int) -> None:
-        self._port, self._idle = port, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+    def __init__(self, port: int, path: str) -> None:
+        self._path, self._port, self._idle = (
+            path,
+            port,
+            list[tuple[asyncio.StreamReader, asyncio.StreamWriter]](),
+        )
         self._opened: list[asyncio.StreamWriter] = []
 
     async def post(self, body: bytes) -> int:
@@ -127,7 +131,7 @@ class Connections:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             self._opened.append(writer)
         head = (
-            "POST /v1/recommend HTTP/1.1", "Host: a", "Content-Type: application/json",
+            f"POST {self._path} HTTP/1.1", "Host: a", "Content-Type: application/json",
             f"Content-Length: {len(body)}", "", "",
         )  # fmt: skip
         writer.write("\r\n".join(head).encode() + body)
@@ -144,13 +148,15 @@ class Connections:
             writer.close()
 
 
-async def send(port: int, requests: list[bytes], rate: float, seed: int) -> tuple[list[float], int]:
+async def send(
+    port: int, requests: list[bytes], rate: float, seed: int, path: str = "/v1/recommend"
+) -> tuple[list[float], int]:
     """Send requests at Poisson arrivals; return the seconds of the answers, and the number of failures.
 
     The time of a request starts at its arrival, also where the client is late.
     """
     arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, len(requests)))
-    connections, start = Connections(port), time.perf_counter() + 0.1
+    connections, start = Connections(port, path), time.perf_counter() + 0.1
 
     async def one(body: bytes, arrival: float) -> float | None:
         await asyncio.sleep(start + arrival - time.perf_counter())
@@ -212,7 +218,7 @@ def _processor_row(export: str, plays: str, size: int) -> tuple[str, str, str]:
     return f"processor time of an answer, batch of {size}", f"{1000 * float(done.stdout):.2f} ms", ""
 
 
-def _start(command: list[str], port: int, log: Path) -> subprocess.Popen:
+def start_server(command: list[str], port: int, log: Path) -> subprocess.Popen:
     """Start a server and wait until it is ready."""
     import httpx
 
@@ -275,9 +281,9 @@ def _table(args: flags.FlagValues, export: str, plays: str, folder: Path) -> dic
             port = ports[f"batched, {deadline} ms"] = args.port + i
             words = ["-m", "jaxrec.serve", "--export", export, "--port", port, "--cache", 0,
                      "--batch_deadline_ms", deadline, "--reload_every", 0]  # fmt: skip
-            servers.append(_start([str(w) for w in words], port, folder / f"{i}"))
+            servers.append(start_server([str(w) for w in words], port, folder / f"{i}"))
         port = ports["unbatched"] = args.port + len(args.deadlines_ms)
-        servers.append(_start(["-c", _PEER, export, str(port), user], port, folder / "peer"))
+        servers.append(start_server(["-c", _PEER, export, str(port), user], port, folder / "peer"))
         for name in ports:  # the peer compiles here
             _measure(args, export, plays, ports[name], "5", 999)
         for number in range(args.rounds):

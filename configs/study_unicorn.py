@@ -1,6 +1,7 @@
 """Study of one ranker for three canvases: against a model a canvas, without its parts, and in three stages.
 
 python -m benchmarks.unicorn --config configs/study_unicorn.py:small --seeds 5 --workdir S
+python -m benchmarks.unicorn --config configs/study_unicorn.py:reduced --seeds 3 --workdir S
 python -m benchmarks.unicorn --config configs/study_unicorn.py:tiny --seeds 1 --workdir S
 
 `unified` is configs/unicorn.py. `single_<canvas>` is the same model, trained on the requests of a canvas
@@ -13,13 +14,14 @@ canvas over all titles, beside orders by text, by popularity and by the truth.
 
 from dataclasses import replace
 
-from configs import unicorn
-from jaxrec.config import Config, Evaluate, Simulator, Train
+from configs import smoe, unicorn
+from jaxrec.config import Config, Data, Evaluate, Expert, Gate, Model, Optimizer, Simulator, Train
 from jaxrec.config.serialization import dataset_directory
 from jaxrec.core.errors import InputError
 from jaxrec.studies.plan import ResultTable, Row, Study
 
 UNIFIED, ROWS, ONLY = "unified", "rows", "canvases"  # a row, and tables
+SCALES = ("small", "reduced", "tiny")
 CANVASES = ("home", "similar", "search")
 SEGMENTS = ("segment", "segment2")
 
@@ -60,16 +62,31 @@ def _third(base: Config) -> dict[str, object]:
     return {"features": features, "model.width": width, "model.experts": experts, "data.continues": ""}
 
 
+def _reduced() -> Config:
+    """Return a config that one core trains in about a minute: one expert, 300 titles."""
+    experts = (Expert(16, num_layers=1, num_heads=2, mlp_ratio=2.0, dropout=0.1),)
+    config = Config(
+        source=Simulator(users=5_000, test_only_users=2_500, titles=300),
+        features=smoe.features(16),
+        data=Data(max_history=16, truth_queries=12_288),
+        model=Model(width=16, experts=experts, gate=Gate(hidden=(8,)), dropout=0.1, head_hidden=(32, 16)),
+        optimizer=Optimizer(learning_rate=3e-3),
+        train=Train(duration="5 epochs", batch_size=256),
+        evaluate=Evaluate(batch_size=2048),
+    )
+    return unicorn.with_canvases(config, 8)
+
+
 def get_config(scale: str = "small") -> Study:
-    """Return the study for "small" or "tiny"."""
-    if scale not in ("small", "tiny"):
-        raise InputError(f"configs/study_unicorn.py:{scale}: the argument must be small or tiny")
-    config = unicorn.get_config(scale)
+    """Return the study for a name in SCALES."""
+    if scale not in SCALES:
+        raise InputError(f"configs/study_unicorn.py:{scale}: the argument must be one of {', '.join(SCALES)}")
+    config = _reduced() if scale == "reduced" else unicorn.get_config(scale)
     if scale == "small":
         config.source = replace(config.source, users=6_000, test_only_users=6_000, titles=500)
         config.train = Train(duration="4 epochs", batch_size=256)
         config.evaluate = Evaluate(batch_size=1024)
-    else:
+    elif scale == "tiny":
         config.train.duration = "1 epoch"
     assert isinstance(config.source, Simulator)
     config.name = f"unicorn-{scale}"

@@ -3,6 +3,13 @@
 from tests.broken.line import Line
 
 LINES = (
+    Line(
+        "one request is no padded tile of cross layers",
+        "jaxrec/models/features/cross.py",
+        "if users >= B:",
+        "if B < 0:",
+        ("tests/models/test_title_projections.py::test_one_request_costs_no_tile[cross]",),
+    ),
     # ------------------------------------------------------------ masks
     Line(
         "a title attends to itself and to older titles only",

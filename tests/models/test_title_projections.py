@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.models import heads, trunks
+from jaxrec.models.features import cross
 from jaxrec.models.outputs import UserEncoding
 
 V = 30  # of the case
@@ -64,6 +65,7 @@ IN_TILES, AT_ONCE = 2, 64  # users whose pairs with all titles are worked out at
 def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
     """`pytest -m slow tests/nn/test_catalogue.py`: every kind at once, too."""
     monkeypatch.setattr(trunks, "_CPU_VALUES", users * V * 5 * 8)  # of "ple": 5 experts
+    monkeypatch.setattr(cross, "_PAIRS", users * V)
     monkeypatch.setattr(heads, "_CPU_PAIRS", users * V)  # five requests: the last tile is not full
     c = case(**KINDS[kind])
     scores = both(c)
@@ -72,6 +74,25 @@ def test_scores_are_the_plain_forms(case, kind, users, monkeypatch):
         assert cached.shape == (5, V) and cached.dtype == jnp.float32
         assert plain.std(0).max() > 0.01 and plain.std(1).max() > 0.01
         np.testing.assert_allclose(cached, plain, rtol=1e-5, atol=1e-5 * max(1, plain.std()))
+
+
+@pytest.mark.parametrize("kind", ["titles wider", "cross", "ple"])
+def test_one_request_costs_no_tile(case, kind):
+    """A served request is one user, and the program `scores` of an export has one title at a time."""
+    c = case(**KINDS[kind])
+    encoded = jax.eval_shape(
+        lambda v: c.model.apply(v, c.history, c.table, 1.0, method="encode"), c.variables
+    )
+
+    def flops(users):
+        user = UserEncoding(*(jax.ShapeDtypeStruct((users, *x.shape[1:]), x.dtype) for x in encoded[:3]))
+
+        def score(params, user):
+            return c.model.apply(params, user, c.table, "ctr", jnp.arange(1), method="score_catalogue")
+
+        return jax.jit(score).lower(c.variables, user).cost_analysis()["flops"]
+
+    assert flops(1) < 0.02 * flops(1000)
 
 
 def test_float64_is_float64(case):

@@ -1,43 +1,14 @@
 """Searches over HTTP: the model with the query as a context, its documented limits, and the demo page."""
 
-from pathlib import Path
-
 import jsonschema
 import numpy as np
 import pytest
 
-from jaxrec.config.loading import load_config
-from jaxrec.models.outputs import Correction
 from jaxrec.service.answers.search import SearchColumns
 from jaxrec.service.options import ServiceError
 from jaxrec.service.schemas import Column
-from jaxrec.serving import export
-from jaxrec.serving.recommender import Recommender
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def searching(once):
-    """An export of a model with canvases after a few steps of training."""
-    from jaxrec.data.runners.run import ensure_dataset
-    from jaxrec.data.storage.dataset import Dataset
-    from jaxrec.runtime.preemption import PreemptionHandler
-    from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
-    from jaxrec.training.trainer import train
-
-    def make(folder):
-        config = load_config(str(ROOT / "configs/unicorn.py:tiny"))
-        config.source.search = config.source.similar = 0.3
-        config.train.duration, config.evaluate.report, config.model.cross = "20 steps", False, 1
-        config.model.experts = config.model.experts[:1]
-        ensure_dataset(config, folder / "data")
-        train(config, Dataset(str(folder / "data")), folder / "run", PreemptionHandler())
-        loaded = load_checkpoint(folder / "run", default_checkpoint(folder / "run"))
-        log_q = np.zeros(loaded.task.layout.num_titles, np.float32)
-        export.write(Recommender(loaded, Correction("ranking", 1.0, log_q)), folder / "export", ("cpu",), 20)
-
-    return once("searching", make) / "export"
+from jaxrec.serving import load
+from jaxrec.serving.filters import Filters
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +66,29 @@ def test_an_empty_query_is_none_and_later_characters_are_not_read(search_client)
     assert titles("", **page) == named  # the name of the page's title stands for no query
     unknown = titles("ba", features={"source": "nowhere"})
     assert unknown != titles("ba")  # the vector of the unknown title is not that of none
+
+
+def test_a_canvas_never_trained_on_is_the_unknown_canvas(search_client, searching):
+    """The documented meaning, the same over HTTP and in Python; a missing canvas is the most frequent one."""
+    query, history = "ba", [play(search_client, i) for i in (5, 9)]
+
+    def over_http(path, **features):
+        body = {"history": history, "k": 5, "filter_watched": False, "filter_abandoned": False}
+        body |= {"features": features} | ({"query": query} if path == "search" else {})
+        return [(t["title"], t["score"]) for t in search_client.post(f"/v1/{path}", body).json()["titles"]]
+
+    unknown = over_http("search", canvas="kids")
+    assert unknown == over_http("search", canvas="\U0001f600") != over_http("search")
+    home = over_http("recommend", canvas="home", query=query)
+    assert home == over_http("recommend", query=query) != unknown
+
+    served = load(str(searching))
+    plays = {name: [one[name] for one in history] for name in history[0]} | {"user_id": ["u", "u"]}
+    for canvas, expected in (("kids", unknown), ("home", home)):
+        users = {"user_id": ["u"], "canvas": [canvas], "query": [query]}
+        columns = served.recommend(plays, 5, Filters(watched=False, abandoned=False), users=users).columns
+        assert columns["title"].tolist() == [title for title, _ in expected]
+        np.testing.assert_allclose(columns["score"], [score for _, score in expected], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -31,32 +31,6 @@ def copied(export_folder, tmp_path):
     return Path(shutil.copytree(export_folder, tmp_path / "export"))
 
 
-@pytest.fixture
-def start():
-    """Return a function that starts the command and returns its process and address, ready to serve."""
-    processes = []
-
-    def start(folder, *arguments, **variables):
-        words = ["-m", "jaxrec.serve", "--export", folder, "--port", 0, "--max_batch", 2, "--max_k", 10]
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | variables
-        process = subprocess.Popen(
-            [sys.executable, *map(str, words), *map(str, arguments)],
-            env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        processes.append(process)
-        line = process.stdout.readline()
-        assert "serving" in line, process.communicate()[1]
-        address = re.search(r"http://\S+", line)[0]
-        while httpx.get(f"{address}/readyz").status_code != 200:
-            assert process.poll() is None
-        return process, address
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
 async def send_all(address, bodies, events):
     """Send requests from eight clients, with an event before some; return the answers in order."""
     answers, numbers = [None] * len(bodies), iter(range(len(bodies)))
@@ -178,24 +152,6 @@ def test_the_page_is_served_and_loads_nothing_else(make_client, export_folder):
     page = (ROOT / "jaxrec/service/page.html").read_text()
     assert make_client(export_folder, max_batch=1).get("/").text == page
     assert not re.search(r"https?://|<link|src=", page)
-
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 def test_a_picked_title_gives_reasons_and_leaves_the_list(start, export_folder, browser):

@@ -128,5 +128,7 @@ class CrossNetwork(Parameters):
             x = None if product is None else product(u_TxU, titles)
             return head(u_TxU, titles, self(u_TxU, titles, x))
 
+        if users >= B:  # a served request is one user: a padded tile would score it 2^13 / V times
+            return score_tile(u_BxU)
         u_NxTxU = jnp.pad(u_BxU, ((0, -B % users), (0, 0))).reshape(-1, users, u_BxU.shape[-1])
         return jax.lax.map(score_tile, u_NxTxU).reshape(-1, V)[:B]
