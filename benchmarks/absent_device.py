@@ -99,7 +99,7 @@ class AbsentDevices:
         with contextlib.ExitStack() as stack:
             for name, function in replaced.items():
                 stack.enter_context(unittest.mock.patch.object(jax, name, function))
-            # From jax 0.11 on, Pallas asks this mesh for the kind of GPU.
+            # From jax 0.11 on, Pallas reads the kind of GPU from this mesh.
             stack.enter_context(jax.sharding.use_abstract_mesh(mesh.mesh().abstract_mesh))
             yield
 

@@ -188,7 +188,7 @@ def test_unexpected_error_prints_a_traceback_and_exits_1(script):
 
 @pytest.mark.parametrize("lines", [1, 10_000], ids=["written as Python ends", "written at once"])
 def test_a_reader_that_leaves_ends_a_command_silently(script, lines):
-    """As in `command | head`."""
+    """The reader is that of `command | head`."""
     process = start(script, f"--config={TINY}", f"--do={lines}lines")
     process.stdout.close()
     assert (process.stderr.read(), process.wait(timeout=60)) == ("", 141)

@@ -12,7 +12,7 @@ USERS, QUERIES, REPLICATES = 30, 400, 50
 
 
 class Run:
-    """What `auc_differences` reads of a run."""
+    """Run with the fields that `auc_differences` reads."""
 
     def __init__(self, seed: int, labels_of: int = 0) -> None:
         self.workdir = f"run {seed}"
