@@ -83,7 +83,9 @@ def draw_inputs(anchors: int, events: int, seed: int = 0) -> tuple[Anchors, Even
 
 def label_of(rule: str) -> Label:
     """Return a label of a rule, on the signal that the rule is usual for."""
-    signal = {"happened": "list_add", "count": "trailer", "last": "thumb"}.get(rule, "play")
+    signal = {"happened": "list_add", "count": "trailer", "last": "thumb", "positive": "thumb"}.get(
+        rule, "play"
+    )
     at = 0.9 if rule in ("at_least", "quick") else 0.0
     return Label(rule, rule, signal, at=at, feature="genre" if rule == "discovery" else "")
 

@@ -22,7 +22,8 @@ from absl import flags
 
 from benchmarks.command import Report, run
 from configs.study_slices import GLOBAL, SMALL_COUNTRIES, slice_feature
-from jaxrec.analysis.derived.mixtures import FORMS, Form, mix
+from jaxrec.analysis.derived.gates import FORMS, Form
+from jaxrec.analysis.derived.mixtures import mix
 from jaxrec.config.loading import load_file
 from jaxrec.config.schema import Config
 from jaxrec.data.runners.run import ensure_dataset

@@ -5,9 +5,10 @@ python -m jaxrec.study --config configs/study_hydra.py:kuairand --config.source.
     --seeds 5 --jobs 2 --workdir S
 python -m jaxrec.study --config configs/study_hydra.py --tables delayed --workdir S
 
-The simulated service has the tasks play (click), finished, thumb and returned; the labels of the last three
-are known for plays alone. `kuairand` has the feedback on exposures, and its five seeds are five folds, so
-that every user is tested once. `tiny` is the simulated study at the size of configs/tiny.py.
+The simulated service has the tasks play (click), finished, thumb (up, where there is a thumb) and
+returned; the labels of the last three are known for plays alone. `kuairand` has the feedback on exposures,
+and its five seeds are five folds, so that every user is tested once. `tiny` is the simulated study at the
+size of configs/tiny.py.
 
 The table `delayed` has the offline models of configs/delayed.py, which predict from labels of the first day
 whether a title is finished within 30 days. They are trained and tested on fewer users.
@@ -21,28 +22,32 @@ from jaxrec.studies.plan import Claim, ResultTable, Row, Study
 
 LABELS = (
     Label("finished", "at_least", hours=24, at=0.9, of_drawn="unknown"),
-    Label("thumb", "happened", "thumb", hours=24, of_drawn="unknown"),
+    Label("thumb", "positive", "thumb", hours=24, of_drawn="unknown"),
     Label("returned", "returned", hours=72, of_drawn="unknown"),
 )
 TASKS = tuple(label.name for label in LABELS)
 DELAYED, DELAYED_USERS = "delayed", 6_000  # table, and its users for training and for the test
 RATES = (0.3, 1.0, 3.0)  # learning rates of a task alone, relative to that of the base
+LIGHT = 0.1  # weight of each head beside play, where they are to cost play little
 TABLE = "heads"
 _PLAY = {"objective.ranking": 0.0, "objective.regression": 0.0}
 # KuaiRand: labels with enough positives for a verdict; of the others the study prints what would be visible.
 DECIDED = ("like", "profile_enter")
 
 
-def _row(name: str, label: str, heads: tuple[str, ...], /, **edits: object) -> Row:
-    """Return a row with heads of these labels; edits have `__` in place of dots."""
+def _row(name: str, label: str, heads: tuple[str, ...], /, weight: float = 1.0, **edits: object) -> Row:
+    """Return a row with heads of these labels, of one weight; edits have `__` in place of dots."""
     dotted = {key.replace("__", "."): value for key, value in edits.items()}
-    return Row(name, {"objective.heads": tuple(Head(h, h) for h in heads), **dotted}, {TABLE: label})
+    return Row(
+        name, {"objective.heads": tuple(Head(h, h, weight=weight) for h in heads), **dotted}, {TABLE: label}
+    )
 
 
 def _together(heads: tuple[str, ...], **play: float) -> tuple[Row, ...]:
     """Return the rows of all heads on one model."""
     return (
         _row("shared", "shared", heads, **play),
+        _row("light", f"shared, weights {LIGHT:g}", heads, weight=LIGHT, **play),
         _row("mmoe", "MMoE", heads, model__trunk="mmoe", **play),
         _row("ple", "PLE", heads, model__trunk="ple", **play),
         _row("uncertainty", "shared, learned weights", heads, objective__weighting="uncertainty", **play),

@@ -51,9 +51,12 @@ CLAIMS = (
     Claim("so does a mixture of equal experts", ((f"equal_{TOLD}", f"bst_{TOLD}"),)),
     Claim("the mixture beats one expert where the regime is hidden", ((f"smoe_{HIDDEN}", f"bst_{HIDDEN}"),)),
 )
-PREMISES = (
-    Premise("the mixture's gain with the strength of the regimes", "source.regimes", f"smoe_{TOLD}",
-            f"bst_{TOLD}", values=(0.0, 1.0, REGIMES)),
+# The service has the regime as a user feature only where the strength is above 0; .01 is as good as none.
+STRENGTHS = (0.01, 1.0, REGIMES)
+PREMISES = tuple(
+    Premise(f"the mixture's gain with the strength of the regimes, {table}", "source.regimes",
+            f"smoe_{table}", f"bst_{table}", values=STRENGTHS)
+    for table in (TOLD, HIDDEN)
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ model of day 0. `retrain` trains from nothing on all plays before a day, for day
 `daily_r0` and `daily_r30` on none and on three tenths, `third_day` every third day. The rows that start with
 `week` are updated for seven days: their rows of new titles start at the mean or at those of similar titles
 (`start.rows`), their title vectors are concatenated or mixed (`model.entity`), with cold masking or without.
+`_fast` rows update at three times the learning rate: benchmarks/results/study-rolling.md has the reason.
 """
 
 from dataclasses import replace
@@ -41,7 +42,8 @@ WEEK_ROWS = (
     ("concat_masked", "metadata"),
     ("mixed_masked", "metadata"),
 )
-MEAN_ROWS = "week_concat_mean"
+MEAN_ROWS, FAST = "week_concat_mean", 3e-3  # the learning rate of `_fast` rows
+FAST_ROWS = (WEEK_ROWS[0], WEEK_ROWS[-1])
 INCREMENTAL = ("daily_r0", "daily_r10", "daily_r30", "third_day", MEAN_ROWS)
 
 
@@ -63,6 +65,13 @@ def rows(retrained: tuple[int, ...]) -> tuple[RollingRow, ...]:
             )
             for model, first in WEEK_ROWS
         ),
+        *(
+            RollingRow(
+                f"week_{model}_{first}_fast", f"a week, {model.replace('_', ', ')}, {first} rows, rate .003",
+                WEEK, 0.1, model, first, tuple(range(1, 8)), FAST,
+            )
+            for model, first in FAST_ROWS
+        ),
     )  # fmt: skip
 
 
@@ -83,6 +92,9 @@ def comparisons(retrained: tuple[int, ...]) -> tuple[Comparison, ...]:
         Comparison(f"{name} less popularity of 7 days, new titles", name, POPULAR, (), NEW)
         for name in ("stale", *week)
     ]
+    base, fast = (f"week_{model}_{first}_fast" for model, first in FAST_ROWS)
+    out.append(Comparison(f"{fast} less {base}, new titles", fast, base, (), NEW))
+    out.append(Comparison(f"{fast} less {MEAN_ROWS}, new titles", fast, MEAN_ROWS, (), NEW))
     return tuple(out)
 
 

@@ -96,6 +96,13 @@ def get_config(scale: str = "small") -> Study:
     premises = (
         Premise("The mood of a sitting", "source.mood", "all", "no_tail"),
         Premise("The mood of a sitting, by plays alone", "source.mood", "plays", "no_tail", (0.0, 1.0)),
+        Premise(
+            "The mood of a sitting, by the history up to the request",
+            "source.mood",
+            "today",
+            "no_tail",
+            (0.0, 1.0),
+        ),
         Premise("A mood that moves within a sitting", "source.mood_moves", "all", "no_tail", (0.0, 0.3)),
     )
     return Study(f"session-{scale}", config, rows, tables, (TAIL, RIVALS), _claims(), premises)

@@ -144,13 +144,15 @@ def _train_on_host(
             write_result(workdir, evaluation, each=True)  # last, because a study takes it as completion
         else:
             write_report(workdir, evaluation)
-        print_result(result, f"{format_table(result)}\n{_following(workdir, config.offline)}")
+        print_result(result, f"{format_table(result)}\n{_following(workdir, config)}")
     return 0
 
 
-def _following(workdir: AnyPath, offline: bool) -> str:
+def _following(workdir: AnyPath, config: Config) -> str:
     """Return the line that names the commands after a training."""
-    if offline:
+    if not config.next_item.weight:
+        return f"next: python -m jaxrec.evaluate --checkpoint {workdir} --per-user"
+    if config.offline:
         return f"next: python -m jaxrec.fill --checkpoint {workdir} --data D --out D2"
     return (
         f"next: python -m jaxrec.recommend --checkpoint {workdir} --histories H.parquet, or "

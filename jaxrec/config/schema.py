@@ -302,6 +302,7 @@ class NextItem:
     horizon_hours: float = 0.0  # the plays of so many hours after the next play are targets too; 0: none
     half_life_hours: float = 24.0  # hours in which the weight of a later target falls by half
     most: int = 8  # maximum number of plays among which the targets of a position are
+    weight: float = 1.0  # weight of the next titles beside the terms of heads; 0: heads alone are trained
     personalised: bool = False  # True: weights of Eq. 13; the source must have watch times
     alpha: float = 1.0  # alpha of Eq. 13
 

@@ -24,6 +24,7 @@ from jaxrec.config.rules.sequences import (
     check_delay_hours,
     check_horizon,
     check_projection,
+    check_title_weight,
     check_windows,
 )
 from jaxrec.config.rules.sessions import check_intent, check_session_experts
@@ -300,7 +301,8 @@ def _check_run(config: Config) -> None:
 
 _RULES: tuple[Callable[[Config], None], ...] = (
     *DATA_RULES, _check_sampling, check_matching, check_strata, _check_model, check_session_experts,
-    _check_sequences, check_windows, check_attention_span, check_horizon, check_projection, _check_split,
+    _check_sequences, check_windows, check_attention_span, check_horizon, check_projection,
+    check_title_weight, _check_split,
     _check_objective, check_intent, check_heads, check_observed_labels, check_cross, check_trunk,
     check_entity, check_post, check_codes, check_start, check_delay_hours, _check_run,
 )  # fmt: skip

@@ -159,6 +159,7 @@ LABEL_RULES = {
     "count": "jaxrec.data.labels.rules:count",
     "seconds": "jaxrec.data.labels.rules:seconds",
     "last": "jaxrec.data.labels.rules:last",
+    "positive": "jaxrec.data.labels.rules:positive",
     "completion": "jaxrec.data.labels.rules:completion",
     "at_least": "jaxrec.data.labels.rules:at_least",
     "quick": "jaxrec.data.labels.rules:quick",

@@ -27,6 +27,7 @@ from jaxrec.evaluation import metrics
 from jaxrec.evaluation.baselines import candidates
 from jaxrec.evaluation.scorers import CatalogueRanker
 from jaxrec.models.outputs import Correction
+from jaxrec.runtime.mesh import replicate
 from jaxrec.runtime.multihost import is_first_process
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.loading import LoadedCheckpoint
@@ -244,13 +245,29 @@ def read_correction(workdir: AnyPath, step: int, task: Task | None = None) -> Co
         return None
 
 
+def extend_correction(correction: Correction, known: int, titles: int) -> Correction:
+    """Return a correction with a log density for each of `titles` ids.
+
+    The log density of a title launched since the training is the least of the training's titles.
+
+    Args:
+        correction: Correction of the checkpoint.
+        known: Number of ids of the training, padding and unknown included.
+        titles: Number of title ids, at least `known`.
+    """
+    log_q_V = np.zeros(known, np.float32) if correction.log_q_V is None else correction.log_q_V[:known]
+    new = np.full(titles - known, log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
+    return correction._replace(log_q_V=np.concatenate([log_q_V, new]))
+
+
 def load_or_fit_correction(
     workdir: AnyPath, loaded: LoadedCheckpoint, table: TitleTable, dataset: Dataset | None = None
 ) -> Correction:
     """Return the correction of a checkpoint; fit it and keep it in the workdir on first use.
 
     The correction is fitted on the dataset of the training. If that dataset is not there, the scores are not
-    corrected, a warning is logged, and nothing is kept.
+    corrected, a warning is logged, and nothing is kept. For a checkpoint with the titles of a later dataset
+    it is the correction of the training, extended.
 
     Args:
         workdir: Folder of the run.
@@ -262,6 +279,11 @@ def load_or_fit_correction(
         InputError: The run is offline.
     """
     check_ranks_titles(loaded.config)
+    if loaded.trained is not None:
+        first, titles = loaded.trained, loaded.task.layout.num_titles
+        own = load_or_fit_correction(workdir, first, replicate(first.task.title_table(first.arrays)))
+        known = FIRST_TITLE + len(first.arrays.title_key)
+        return own if own.log_q_V is None else extend_correction(own, known, titles)
     correction = read_correction(workdir, loaded.step, loaded.task)
     if correction is not None:
         return correction

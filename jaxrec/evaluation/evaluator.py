@@ -21,6 +21,7 @@ from jaxrec.evaluation.details.gradients import HeadGradients
 from jaxrec.evaluation.details.of_report import measure_for_report
 from jaxrec.evaluation.labels.observed import observed_labels, observed_metrics
 from jaxrec.evaluation.labels.of_heads import predict_labels
+from jaxrec.evaluation.labels.of_states import CATEGORIES, StateScorer, category_metrics
 from jaxrec.evaluation.labels.predictions import label_metrics
 from jaxrec.evaluation.labels.rates import baseline_metrics
 from jaxrec.evaluation.results import EvaluationResult, lists_of_queries, write_result
@@ -28,13 +29,9 @@ from jaxrec.evaluation.scorers import CatalogueRanks
 from jaxrec.evaluation.sessions.of_session import check_session, evaluate_sessions
 from jaxrec.evaluation.truth.of_policy import TruthEvaluation, evaluate_policy, stored_truth
 from jaxrec.runtime.mesh import replicate
+from jaxrec.tasks.growth.later_catalogue import open_later_dataset
 from jaxrec.tasks.inputs.session import reads_session
-from jaxrec.tasks.loading import (
-    LoadedCheckpoint,
-    default_checkpoint,
-    load_checkpoint,
-    open_dataset,
-)
+from jaxrec.tasks.loading import LoadedCheckpoint, default_checkpoint, load_checkpoint
 
 
 class EvaluationOptions(NamedTuple):
@@ -92,21 +89,21 @@ def evaluate(
         workdir: folder of the run.
         options: split, candidate lists and heads.
         which: "best" or "last" checkpoint. None: the value of the config; "last" if there is no best.
-        data: folder of the dataset. None: the dataset of the training.
+        data: folder of the dataset, which may continue that of the training. None: that of the training.
 
     Raises:
-        InputError: the layout, the titles or the categories of the dataset are not those of the
-            checkpoint; the run is offline and predicts no labels; there is no such blend; a list that the
-            model does not rank; K larger than the dataset stores; `retrieve` without a retrieval head;
-            `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head; `session` of a
-            model that reads none; `delay_hours` below 0 or of a model that ranks lists.
+        InputError: the layout, the titles or the categories of the dataset are neither those of the
+            checkpoint nor grown from them; the run is offline and predicts no labels; there is no such
+            blend; a list that the model does not rank; K larger than the dataset stores; `retrieve` without a
+            retrieval head; `diversity` outside 0 to 1 or without CATALOGUE; `gradients` of a single head;
+            `session` of a model that reads none; `delay_hours` below 0 or of a model that ranks lists.
     """
     started = time.perf_counter()
     workdir = as_path(workdir)
     which = which or default_checkpoint(workdir)
     loaded = load_checkpoint(workdir, which, options.blend)
     check_session(options.session, reads_session(loaded.config))
-    dataset = open_dataset(loaded, data)
+    loaded, dataset = open_later_dataset(loaded, data)
     protocols, rows = loaded.task.protocols(), dataset.rows(options.split).all()
     usual = _usual_lists(loaded, dataset, options.split, rows)
     lists = _checked_lists(options, loaded, usual, rows)
@@ -158,16 +155,23 @@ def _of_changed_rows(
 def _score_lists(
     queries: Queries, lists: tuple[str, ...], ks: tuple[int, ...], options: EvaluationOptions
 ) -> ListEvaluation:
-    """Score the frozen lists, or predict the labels of a model that is measured by labels alone."""
+    """Score the frozen lists, or predict labels: of a model without lists, and of heads on states."""
     task, params = queries.loaded.task, queries.loaded.params
     if task.protocols().lists:
         return evaluate_lists(queries, tuple(name for name in lists if name in LISTS), ks, options.heads)
-    scored = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {})
+    scored, user = ListEvaluation(np.empty((len(queries.rows), 0)), {}, {}, {}, {}, {}), queries.rows["user"]
+    if task.layout.rows == "next_item" and (task.label_heads or task.category_heads):
+        states = StateScorer(task, queries.table)(params, queries.on_disk)
+        result: dict[str, Any] = {}
+        if states.labels:
+            result[LABELS] = label_metrics(states.labels, user)
+        if states.categories:
+            result[CATEGORIES] = category_metrics(states.categories, user)
+        return scored._replace(result=result, labels=states.labels)
     if lists:
         return scored
     labels = predict_labels(task, params, queries.table, queries.on_disk)
-    of_heads = {LABELS: label_metrics(labels, queries.rows["user"])}
-    return scored._replace(result=of_heads, labels=labels)
+    return scored._replace(result={LABELS: label_metrics(labels, user)}, labels=labels)
 
 
 def _queries(
@@ -235,11 +239,13 @@ def _checked_lists(
     protocols = loaded.task.protocols()
     check_delays(options.delay_hours, rows.dtype)
     if protocols.best[0] == LABELS:
-        if options.lists:
-            raise InputError(
-                f"lists={','.join(options.lists)}; allowed: none, for the model of {loaded.config.name!r} "
-                "ranks no titles: it is measured by the labels that its heads predict"
-            )
+        for name, values in (("lists", options.lists), ("delay_hours", options.delay_hours)):
+            if values:
+                raise InputError(
+                    f"{name}={','.join(map(str, values))}; allowed: none, for the model of "
+                    f"{loaded.config.name!r} ranks no titles: it is measured by the labels that its heads "
+                    "predict"
+                )
         return ()
     check_ranks_titles(loaded.config)
     lists = options.lists or usual

@@ -159,9 +159,9 @@ class ListScorer(QueryRunner):
             sums.append(jax.device_get(batch_sums))
             row_indices.append(row_index)
         by_head, gate, outcomes = jax.tree.map(
-            lambda *batches: _reorder(batches, row_indices, rows.rows), *outputs
+            lambda *batches: in_order(batches, row_indices, rows.rows), *outputs
         )
-        return ListScores(by_head[self._ranking_head], gate, _sum_batches(sums), by_head, outcomes)
+        return ListScores(by_head[self._ranking_head], gate, add_batches(sums), by_head, outcomes)
 
 
 class CatalogueOrder(NamedTuple):
@@ -237,7 +237,7 @@ class CatalogueRanker(QueryRunner):
             outputs.append(jax.device_get(batch_outputs))
             sums.append(jax.device_get(batch_sums))
             row_indices.append(row_index)
-        arrays = (_reorder(batches, row_indices, rows.rows) for batches in zip(*outputs, strict=True))
+        arrays = (in_order(batches, row_indices, rows.rows) for batches in zip(*outputs, strict=True))
         ranks_QxO, top_QxOxk, distance_QxO, staged, overlaps = arrays
         by_order = {
             name: CatalogueOrder(
@@ -245,7 +245,7 @@ class CatalogueRanker(QueryRunner):
             )
             for i, name in enumerate(self._names)
         }
-        return CatalogueRanks(by_order, staged, overlaps, _sum_batches(sums))
+        return CatalogueRanks(by_order, staged, overlaps, add_batches(sums))
 
 
 def _rank_step(
@@ -325,12 +325,12 @@ def _unpack_bits(words_BxW: Any, titles: int) -> jax.Array:
     return bits_BxWx32.reshape(len(words_BxW), -1)[:, :titles] != 0
 
 
-def _sum_batches(sums: Sequence[Sums]) -> Sums:
+def add_batches(sums: Sequence[Sums]) -> Sums:
     """Add up the sums and counts of all batches, in float64."""
     return jax.tree.map(lambda *batches: sum(np.asarray(x, np.float64) for x in batches), *sums)
 
 
-def _reorder(batches: Sequence[Any], row_indices: Sequence[np.ndarray | None], rows: int) -> np.ndarray:
+def in_order(batches: Sequence[Any], row_indices: Sequence[np.ndarray | None], rows: int) -> np.ndarray:
     """Concatenate the outputs of batches in the order of the rows.
 
     Args:

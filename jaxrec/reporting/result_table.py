@@ -5,7 +5,8 @@
 (`evaluation.gate_analysis.gate_report`), `by_hard`, `catalogue` (`evaluation.results.whole_catalogue`),
 `truth` (`evaluation.truth.of_policy.evaluate_policy`), `labels`
 (`evaluation.labels.predictions.label_metrics`), `label_baselines`
-(`evaluation.labels.rates.baseline_metrics`), `gradients` (`evaluation.details.gradients`), `session`
+(`evaluation.labels.rates.baseline_metrics`), `categories`
+(`evaluation.labels.of_states.category_metrics`), `gradients` (`evaluation.details.gradients`), `session`
 (`evaluation.sessions.of_session.evaluate_sessions`), `delay`
 (`evaluation.delays.of_delay.evaluate_delays`), `slices` (`evaluation.slices.results.with_slices`),
 `segments` (`live_events.slates.quality.with_segments`),
@@ -21,7 +22,7 @@ from jaxrec.core.json_io import write_json
 from jaxrec.core.paths import AnyPath
 from jaxrec.reporting.tables.delays import delay_lines
 from jaxrec.reporting.tables.gradients import gradient_lines
-from jaxrec.reporting.tables.labels import label_lines
+from jaxrec.reporting.tables.labels import category_lines, label_lines
 from jaxrec.reporting.tables.segments import segment_lines
 from jaxrec.reporting.tables.sessions import session_lines
 from jaxrec.reporting.tables.slices import slice_lines
@@ -116,6 +117,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += ["", f"head {head}: " + ", ".join(f"{m} {_cell(value)}" for m, value in values.items())]
     if result.get(LABELS):
         lines += ["", *label_lines(result[LABELS], result.get(LABEL_BASELINES, {}))]
+    if "categories" in result:
+        lines += ["", *category_lines(result["categories"])]
     if "session" in result:
         lines += ["", *session_lines(result)]
     if "delay" in result:

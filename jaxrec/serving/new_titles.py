@@ -12,7 +12,6 @@ from jaxrec.core.row_format import Layout
 from jaxrec.data.events.history_columns import title_rows
 from jaxrec.data.events.stored_vocabulary import StoredVocabulary
 from jaxrec.data.storage.arrays import Arrays, grown_codes
-from jaxrec.models.outputs import Correction
 from jaxrec.sources.histories import read_catalogue
 
 
@@ -72,20 +71,3 @@ def append_titles(
         np.concatenate([arrays.title_numbers, tall[new]]),
         grown_codes(arrays.title_codes, len(rank_of_id)),
     )
-
-
-def extend_correction(correction: Correction, layout_titles: int, titles: int) -> Correction:
-    """Return a correction with a log density for each of `titles` ids.
-
-    The log density of a title launched since the training is the least of the training's titles.
-
-    Args:
-        correction: Correction of the checkpoint.
-        layout_titles: Number of title ids of the training.
-        titles: Number of title ids, at least `layout_titles`.
-    """
-    log_q_V = correction.log_q_V
-    if log_q_V is None:
-        log_q_V = np.zeros(layout_titles, np.float32)
-    new = np.full(titles - len(log_q_V), log_q_V[FIRST_TITLE:].min(), log_q_V.dtype)
-    return correction._replace(log_q_V=np.concatenate([log_q_V, new]))

@@ -251,8 +251,9 @@ class Recommender(BaseRecommender):
         self, loaded: "LoadedCheckpoint", correction: "Correction", titles: Any = None,
         index: "IndexOptions | None" = None,
     ) -> None:  # fmt: skip
+        from jaxrec.evaluation.correction import extend_correction
         from jaxrec.serving.index.indexed_scorer import IndexOptions, open_scorer
-        from jaxrec.serving.new_titles import append_titles, extend_correction
+        from jaxrec.serving.new_titles import append_titles
 
         self.loaded, self._task, self._index = loaded, loaded.task, index
         config, layout, categories = loaded.config, loaded.task.layout, loaded.categories

@@ -21,6 +21,7 @@ from jaxrec.data.loading.packing import Packer
 from jaxrec.data.storage.arrays import Arrays
 from jaxrec.models.outputs import Correction
 from jaxrec.models.two_stage import TwoStageResult
+from jaxrec.tasks.inputs.state_terms import StateScores
 from jaxrec.tasks.inputs.title_tables import empty_table, title_table
 from jaxrec.tasks.outputs import KeptParameters, PolicyInputs, Protocols, QueryScores, Sums, TitleScores
 
@@ -184,17 +185,20 @@ class Task:
         """Score all titles by heads, without noise or dropout.
 
         Args:
-            params: Parameters of the model.
             host: [B, words] packed query rows.
             table: Features of all titles.
             heads: A subset of `catalogue_heads`.
         """
         raise NotImplementedError
 
+    def score_states(self, params: Any, host: HostBatch, table: TitleTable) -> StateScores:
+        """Score B queries [B, words] by the heads on their states; of tasks on sequences."""
+        raise NotImplementedError
+
     def policy_logits(self, params: Any, host: HostBatch, table: TitleTable) -> jax.Array:
         """Return log probabilities [B, V] of the next title, up to a constant of each query.
 
-        Those below FIRST_TITLE, and of titles that may not be chosen, have no meaning.
+        Those of titles that may not be chosen, and below FIRST_TITLE, have no meaning.
         """
         raise NotImplementedError
 
@@ -259,7 +263,6 @@ class Task:
         """Retrieve `limit` titles by the retrieval head and rank them by the corrected scores.
 
         Args:
-            params: Parameters of the model.
             host: [B, words] packed query rows.
             table: Features of all titles.
             eligible_BxV: Bool, the titles that may be retrieved.
@@ -287,11 +290,13 @@ class Task:
         """Names of the heads that predict a label or a reward, whose metrics are those of predictions."""
         return ()
 
-    def head_loss(self, name: str) -> str:
-        """Return the loss of a head of `label_heads`: "bce", "mse", "hinge" or "softmax".
+    @property
+    def category_heads(self) -> tuple[str, ...]:
+        """Names of the heads on states that predict categories of the next title."""
+        return ()
 
-        The scores of "bce" are logits, those of "mse" predicted values.
-        """
+    def head_loss(self, name: str) -> str:
+        """Return the loss of a head of `label_heads`: "bce" (of logits), "mse", "hinge" or "softmax"."""
         raise NotImplementedError
 
     @property

@@ -90,6 +90,7 @@ class LoadedCheckpoint:
         params: Parameters of `TrainState.eval_params`, on the devices.
         step: Training step of the checkpoint.
         meta: Metadata, values that JSON can represent.
+        trained: The checkpoint as trained, where this one has the titles of a later dataset; None: this one.
     """
 
     config: Config
@@ -98,6 +99,7 @@ class LoadedCheckpoint:
     params: Any
     step: int
     meta: dict[str, Any]
+    trained: "LoadedCheckpoint | None" = None
 
     @property
     def categories(self) -> dict[str, list]:
@@ -221,11 +223,7 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     trained = f"the training's dataset {loaded.meta['dataset_directory']} ({loaded.meta['dataset']})"
     allowed = "allowed: a dataset with the same titles, in the same order of popularity, and categories"
     own, keys, expected = loaded.task.layout, dataset.arrays.title_key, loaded.arrays.title_key
-    # Query rows are the same whether predictions, pairs or what was shown are stored, ids lack a title, or
-    # training selects targets.
-    names = ("filled", "pairs", "shown", "has_gaps", "selects_targets")
-    layout = replace(dataset.layout, **{name: getattr(own, name) for name in names})
-    if layout != stored_layout(own) or len(keys) != len(expected):
+    if query_layout(dataset, own) != stored_layout(own) or len(keys) != len(expected):
         raise InputError(f"{where}: its layout differs from that of {trained}; {allowed}")
     differs = np.flatnonzero(keys != expected)  # the layouts have the number of titles
     if len(differs):
@@ -238,6 +236,16 @@ def check_same_catalogue(dataset: Dataset, loaded: LoadedCheckpoint) -> None:
     for feature, values in dataset.manifest["categories"].items():
         if values != categories[feature]:
             raise InputError(f"{where}: feature {feature} has other categories than in {trained}; {allowed}")
+
+
+def query_layout(dataset: Dataset, own: Layout) -> Layout:
+    """Return the layout of a dataset, with the fields of `own` that do not change its query rows.
+
+    Query rows are the same whether predictions, pairs or what was shown are stored, ids lack a title, or
+    training selects targets.
+    """
+    names = ("filled", "pairs", "shown", "has_gaps", "selects_targets")
+    return replace(dataset.layout, **{name: getattr(own, name) for name in names})
 
 
 def open_dataset(loaded: LoadedCheckpoint, data: str | AnyPath | None) -> Dataset:

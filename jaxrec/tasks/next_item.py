@@ -8,9 +8,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config.heads import HeadSpec
-from jaxrec.core.batch import HostBatch, TitleTable
-from jaxrec.core.ids import CATALOGUE
+from jaxrec.config.heads import KIND, HeadSpec
+from jaxrec.core.batch import HostBatch, Outcome, TitleTable
+from jaxrec.core.ids import CATALOGUE, LABELS, PAD
 from jaxrec.losses import next_item
 from jaxrec.losses.ranking import engagement_weight
 from jaxrec.models.layers.dense import applied
@@ -21,7 +21,7 @@ from jaxrec.tasks import negative_sampling, next_item_inputs
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.heads import state_heads
 from jaxrec.tasks.inputs.later_plays import target_sets
-from jaxrec.tasks.inputs.state_terms import state_terms
+from jaxrec.tasks.inputs.state_terms import StateScores, state_scores, state_terms
 from jaxrec.tasks.inputs.tokens import empty_inputs
 from jaxrec.tasks.outputs import Protocols, Sums, TitleScores
 
@@ -60,8 +60,29 @@ class NextItemTask(Task):
         return state_heads(self.config, self.layout, self.label_shares)
 
     def protocols(self) -> Protocols:
-        """Return ranking among all titles; NDCG@10 chooses the best checkpoint."""
+        """Return ranking among all titles; NDCG@10 chooses the best checkpoint.
+
+        A model whose titles have no loss is measured by the mean AUC of its heads of labels.
+        """
+        if not self.config.next_item.weight:
+            return Protocols((), (LABELS, "auc"))
         return Protocols((), (CATALOGUE, "ndcg@10"), self.config.next_item.temperature, is_policy=True)
+
+    @property
+    def label_heads(self) -> tuple[str, ...]:
+        return tuple(head.name for head in self._query_heads if head.loss != "softmax")
+
+    @property
+    def category_heads(self) -> tuple[str, ...]:
+        return tuple(head.name for head in self._query_heads if head.loss == "softmax")
+
+    def head_loss(self, name: str) -> str:
+        return next(head.loss for head in self.state_heads if head.name == name)
+
+    @property
+    def _query_heads(self) -> tuple[HeadSpec, ...]:
+        """Heads on states whose targets queries have: what comes next is a play at each of them."""
+        return tuple(head for head in self.state_heads if head.of != KIND)
 
     def microbatch_limit(self, backend: str) -> int:
         """Return a bound from the number of positions on a CPU, else 0; see `Task`."""
@@ -164,9 +185,33 @@ class NextItemTask(Task):
             table: Features of all titles.
             key: [B, 2] uint32, one key for each row.
         """
-        objective, variables, positions = self.config.next_item, {"params": params}, windows.target.shape[1]
+        weight = self.config.next_item.weight
         h_BxLxD = applied(NextItemModel.__call__, self.model, params)(windows.window, projections, key)
-        candidates_VxD: Any = self.model.apply(variables, projections, method="candidates")
+        total, count = jnp.zeros((), jnp.float32), (windows.target > 0).sum()
+        if weight:
+            total = self._title_loss(params, h_BxLxD, projections, pool, table, windows, key)
+        if not self.state_heads:
+            return total, {"loss": (total, count)}
+        scores = applied(NextItemModel.state_scores, self.model, params)(h_BxLxD)
+        of_heads, sums = state_terms(
+            self.state_heads, scores, windows.target, windows.outcome, self.config, self.layout, table
+        )
+        if not weight:
+            return of_heads, {"loss": (of_heads, count)} | sums
+        summed = (total if weight == 1 else weight * total) + of_heads
+        return summed, {"loss": (summed, count), "loss_next_item": (total, count)} | sums
+
+    def _title_loss(
+        self, params: Any, h_BxLxD: jax.Array, projections: Any, pool: negative_sampling.NegativePool,
+        table: TitleTable, windows: next_item_inputs.TargetWindows, key: jax.Array,
+    ) -> jax.Array:  # fmt: skip
+        """Return the loss of the next titles, summed over positions; arguments as for `_window_loss`.
+
+        Args:
+            h_BxLxD: Outputs of the positions.
+        """
+        objective, positions = self.config.next_item, windows.target.shape[1]
+        candidates_VxD: Any = self.model.apply({"params": params}, projections, method="candidates")
         negatives, log_q = None, None
         if objective.loss != "softmax":
             distribution, shared_by = objective.negative_distribution, objective.negatives_shared_by
@@ -184,14 +229,17 @@ class NextItemTask(Task):
         )
         if factor_BxL is not None:
             loss_BxL = loss_BxL * factor_BxL
-        total, count = jnp.where(windows.target > 0, loss_BxL, 0.0).sum(), (windows.target > 0).sum()
-        if not self.state_heads:
-            return total, {"loss": (total, count)}
-        scores = applied(NextItemModel.state_scores, self.model, params)(h_BxLxD)
-        of_heads, sums = state_terms(
-            self.state_heads, scores, windows.target, windows.outcome, self.config, self.layout, table
-        )
-        return total + of_heads, {"loss": (total + of_heads, count), "loss_next_item": (total, count)} | sums
+        return jnp.where(windows.target > 0, loss_BxL, 0.0).sum()
+
+    def score_states(self, params: Any, host: HostBatch, table: TitleTable) -> StateScores:
+        """Score queries by the heads on the states of their newest positions; see `Task`."""
+        window, rows = next_item_inputs.queries(host.words, self.layout, self.size)
+        projections, heads = self.project_titles(params, table), self._query_heads
+        h_BxLxD = applied(NextItemModel.__call__, self.model, params)(window, projections)
+        scores = applied(NextItemModel.state_scores, self.model, params)(h_BxLxD[:, -1:])
+        target_Bx1 = jnp.where(jnp.asarray(host.valid)[:, None], rows["target"], PAD)
+        outcome = Outcome(rows["target_completion"], rows.get("label"), rows.get("label_known"))
+        return state_scores(heads, scores, target_Bx1, outcome, self.config, self.layout, table)
 
     @property
     def _num_later(self) -> int:

@@ -29,6 +29,7 @@ from tests.broken import (
     signals,
     simulator,
     sources,
+    states,
     target_sets,
     tokens,
     training,
@@ -70,5 +71,6 @@ AREAS = (
     live_slates,
     target_sets,
     tokens,
+    states,
 )
 LINES: tuple[Line, ...] = tuple(line for area in AREAS for line in area.LINES)

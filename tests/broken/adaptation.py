@@ -6,6 +6,7 @@ _ALIGNMENT = "tests/analysis/test_alignment.py"
 _STABILISE = "tests/analysis/test_stabilise.py"
 _SLICES = "tests/evaluation/slices/test_slices.py"
 _LOW_RANK = "tests/training/adaptation/test_low_rank.py"
+_HEADROOM = "tests/benchmarks/test_headroom.py"
 _MIXTURE = "tests/tasks/mixture/test_mixture_task.py"
 _DISTIL = "tests/tasks/test_distillation.py"
 
@@ -123,17 +124,24 @@ LINES = (
     ),
     Line(
         "the penalty of a gate is chosen on other users",
-        "jaxrec/analysis/derived/mixtures.py",
-        "gate = _learned(z_QxZ, log_p_QxLxM, (fold != one)",
-        "gate = _learned(z_QxZ, log_p_QxLxM, (fold == one)",
+        "jaxrec/analysis/derived/gates.py",
+        "gate = learned(z_QxZ, log_p_QxLxM, (fold != one)",
+        "gate = learned(z_QxZ, log_p_QxLxM, (fold == one)",
         (f"{_MIXTURE}::test_a_gate_without_a_pattern_stays_near_constant_weights",),
     ),
     Line(
         "the best form chooses the member of the highest probability",
-        "jaxrec/analysis/derived/mixtures.py",
+        "jaxrec/analysis/derived/gates.py",
         "best = int(np.argmax(mean_QxM[x > 0].mean(0)))",
         "best = int(np.argmin(mean_QxM[x > 0].mean(0)))",
         (f"{_MIXTURE}::test_the_best_form_chooses_one_member_for_each_slice",),
+    ),
+    Line(
+        "a gate weighs the experts for users that it was not fitted on",
+        "benchmarks/headroom.py",
+        "gate = fitted_gate(z_QxZ, log_p_QxLxE, user, half == fitted)",
+        "gate = fitted_gate(z_QxZ, log_p_QxLxE, user, half != fitted)",
+        (f"{_HEADROOM}::test_a_gate_is_fitted_on_half_of_the_users_and_weighs_the_others",),
     ),
     Line(
         "the dataset of a slice is prepared after the one that it continues",

@@ -111,4 +111,13 @@ LINES = (
         "pass",
         ("tests/core/test_entry_points.py::test_a_name_of_a_built_in_rule_is_one_line",),
     ),
+    Line(
+        "a thumb down is not positive",
+        "jaxrec/data/labels/rules.py",
+        "return y > 0, known, available_at",
+        "return y != 0, known, available_at",
+        (
+            "tests/data/labels/test_label_rules.py::test_a_positive_value_is_a_thumb_up_and_unknown_without_a_thumb",
+        ),
+    ),
 )

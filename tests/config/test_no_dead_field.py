@@ -435,6 +435,7 @@ OBJECTIVE["weighting"].append(Case("objective.weighting", "averaging", o.terms))
 
 SAMPLED = {"next_item.loss": "sampled_softmax"}
 SEVERAL = {"next_item.horizon_hours": 72.0}
+OF_GENRES = {"objective.heads": (Head("genre", "title:genres", "state", "softmax"),)}
 NEXT_ITEM = {
     "loss": [Case("next_item.loss", "bce", o.terms, "next_item")],
     "negatives": [Case("next_item.negatives", 64, o.terms, "next_item", SAMPLED)],
@@ -453,6 +454,7 @@ NEXT_ITEM = {
     "horizon_hours": [Case("next_item.horizon_hours", 72.0, o.terms, "next_item")],
     "half_life_hours": [Case("next_item.half_life_hours", 6.0, o.terms, "next_item", SEVERAL)],
     "most": [Case("next_item.most", 2, o.terms, "next_item", SEVERAL)],
+    "weight": [Case("next_item.weight", 0.5, o.step, "next_item", OF_GENRES)],
     "personalised": [
         Case("next_item.personalised", True, o.terms, "next_item"),
         Case("next_item.personalised", True, o.terms, "next_item", SEVERAL),

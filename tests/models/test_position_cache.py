@@ -73,6 +73,21 @@ def test_positions_one_by_one_equal_a_pass_over_the_whole_window(encoder, span):
         np.testing.assert_allclose(made[present] / scale, whole[present] / scale, atol=1e-5)
 
 
+@pytest.mark.parametrize("cosine", [False, True])
+def test_outputs_from_the_cache_are_projected_as_those_of_a_whole_pass(cosine):
+    model = model_of(project=4, cosine=cosine)
+    params, catalogue = prepared(model)
+    window = make_window()
+    whole = np.asarray(model.apply({"params": params}, window, catalogue))
+    outputs, cache = model.apply(
+        {"params": params}, columns(window, 0, L - 1), catalogue, L, method="encode_history"
+    )
+    last, _ = model.apply({"params": params}, columns(window, L - 1, L), catalogue, cache, method="extend")
+    assert whole.shape == (B, L, 4)
+    made = np.concatenate([outputs, last], axis=1)
+    np.testing.assert_allclose(made[0], whole[0], rtol=1e-4, atol=1e-5)
+
+
 def test_the_cache_of_block_local_attention_holds_two_chunks_and_summaries():
     model = model_of(span=W)
     params, catalogue = prepared(model)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,10 +13,12 @@ from jaxrec.config.loading import load_file
 from jaxrec.core.batch import HostBatch
 from jaxrec.data.runners import local
 from jaxrec.data.storage.dataset import Dataset, as_words
+from jaxrec.evaluation.evaluator import evaluate
 from jaxrec.sources import open_source
 from jaxrec.studies.rolling.day_metrics import evaluate_day, launch_days
 from jaxrec.studies.rolling.plan import Plan, RollingRow, RollingStudy
-from jaxrec.tasks.loading import LoadedCheckpoint, task_of_dataset
+from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint, task_of_dataset
+from jaxrec.training import trainer
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,11 @@ def test_new_titles_are_ranked_by_rows_like_those_of_known_titles(days):
     day = 20_098  # 2025-01-10
     assert (result.age == day - launch_days(after)[rows["target"][:, 0]]).all() and result.age.min() >= 0
     assert set(result.user) <= set(range(300))
+    target = rows["target"][:, 0]
+    assert (result.title == after.arrays.title_key[target - 2]).all()
+    assert ((result.known == 0) == (before.arrays.title_plays[target] == 0)).all() and (
+        result.known == 0
+    ).any()
     again = evaluate_day(loaded, after, "metadata", "test")
     assert not np.array_equal(again.ndcg, result.ndcg)
 
@@ -103,3 +111,23 @@ def test_a_masked_model_ranks_new_titles_by_the_unknown_row_and_plays_of_its_tra
     has_title = np.arange(len(maturity)) < 2 + len(after.arrays.title_key)
     ranks = ranks_of(task, params, table._replace(maturity=maturity * has_title[:, None]), after)
     np.testing.assert_allclose(result.ndcg, np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0), atol=1e-6)
+
+
+def test_evaluate_ranks_the_day_after_as_the_study_does(days, tmp_path):
+    """Compare `evaluate --data` with the study on a checkpoint and a day: the NDCG@10 is the same."""
+    config, before, after = days
+    config = copy.deepcopy(config)
+    config.train.duration = "30 steps"
+    trainer.train(config, before, tmp_path, SimpleNamespace(requested=None))
+    result = evaluate(tmp_path, data=after.directory)
+    of_study = evaluate_day(load_checkpoint(tmp_path, "last"), after, "metadata", "test")
+    of_catalogue = result.result["catalogue"]
+    assert of_catalogue["model"]["ndcg@10"] == pytest.approx(of_study.ndcg.mean(), abs=1e-9)
+    assert of_catalogue["popularity_7_days"]["ndcg@10"] == pytest.approx(of_study.popular.mean(), abs=1e-9)
+    ranks = result.ranked.by_order["model"].ranks
+    np.testing.assert_array_equal(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0), of_study.ndcg)
+    new = after.rows("test").all()["target"][:, 0] >= 2 + len(before.arrays.title_key)
+    assert new.any() and of_study.ndcg.any() and not result.result["protocol"]["own_dataset"]
+    # The rows of new titles are those that `start.rows` names.
+    other = evaluate_day(load_checkpoint(tmp_path, "last"), after, "mean", "test")
+    assert not np.array_equal(other.ndcg, of_study.ndcg)

@@ -105,3 +105,12 @@ def test_every_row_of_every_study_passes_the_checks(path, monkeypatch, tmp_path)
         tables = tuple(table.name for table in study.tables)
         runs = plan.every_run(study, tables, max(study.folds, 1), Path("S"))
         assert {row.name for row in study.rows(study.base)} >= {run.name for run in runs} and len(runs) > 3
+
+
+def test_a_premise_of_regimes_has_the_regime_as_a_feature_at_every_strength():
+    """The simulated service gives the regime of a user only where `source.regimes` is above 0."""
+    study = load_file(str(ROOT / "configs/study_mixture.py"), Study)
+    made = plan.configs(study, ("premise",))
+    assert {name.split("-")[0] for name in made} == {"smoe_told", "bst_told", "smoe_hidden", "bst_hidden"}
+    for config in made.values():
+        assert "regime" in [f.name for f in config.features] and config.source.regimes > 0

@@ -36,11 +36,13 @@ ROWS = (
 
 @pytest.mark.parametrize(("size", "retrained"), [("", 4), (":small", 1), (":tiny", 4)])
 def test_every_size_of_the_study_has_a_plan(size, retrained, tmp_path):
-    """Four models of day 0, three times 13 daily updates, 4 of every third day, 30 of a week, and more."""
+    """Four models of day 0, three times 13 daily updates, 4 of every third day, 42 of a week, and more."""
     study = load_file(STUDY.replace(":tiny", size), RollingStudy)
     check_study(study, ())
     plan = Plan(study, (), 1, tmp_path)
-    assert len(plan.runs) == 4 + 39 + 4 + 30 + retrained
+    assert len(plan.runs) == 4 + 39 + 4 + 42 + retrained
+    rates = {run.name: run.config.optimizer.learning_rate for run in plan.runs}
+    assert rates["week_concat_mean"] == 1e-3 and rates["week_concat_mean_fast"] == 3e-3
     assert len({run.workdir for run in plan.runs}) == len(plan.runs)
     selected = {row.name for row in study.rows} | {POPULAR}
     assert {name for c in study.comparisons for name in (c.better, c.worse)} <= selected
@@ -98,12 +100,11 @@ def test_a_row_starts_from_its_last_model_and_models_share_day_0(study, tmp_path
     ]  # fmt: skip
 
 
-def day_metrics(user, age, ndcg, popular=None):
-    """Return metrics of plays; popularity has .25 everywhere unless given."""
-    ndcg = np.asarray(ndcg, float)
-    return DayMetrics(
-        np.asarray(user), np.asarray(age), ndcg, np.full(len(ndcg), 0.25) if popular is None else popular
-    )
+def day_metrics(user, age, ndcg):
+    """Return metrics of plays; popularity has .25, and a title of 3 days has no play before and the key 1."""
+    age, ndcg = np.asarray(age), np.asarray(ndcg, float)
+    known = np.where(age == 3, 0, 30)
+    return DayMetrics(np.asarray(user), 1 + (known > 0), age, known, ndcg, np.full(len(ndcg), 0.25))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,8 @@ def test_differences_are_of_users_pooled_over_days(two_rows):
     c = compare(plan, Comparison("a less b", "a", "b"), values)
     assert (c["plays"], c["users"], c["days"]) == (5, 3, [1, 2])
     assert c["over_users"]["mean"] == pytest.approx((0.25 + 0.5 + 0.75) / 3)
+    # Title 1 has a play of .5, title 2 the others.
+    assert c["titles"] == 2 and c["over_titles"]["mean"] == pytest.approx((0.5 + 1.75 / 4) / 2)
     assert c["over_plays"] == pytest.approx(2.25 / 5)
     # Seed 0: 1, 0, 0, .5, 1; seed 1: 0, .5, 0, 1, .5.
     assert c["over_seeds"]["mean"] == pytest.approx(0.45) and c["over_seeds"]["sd"] == pytest.approx(
@@ -144,6 +147,15 @@ def test_differences_are_of_users_pooled_over_days(two_rows):
     assert second["over_users"]["mean"] == pytest.approx(0.75) and second["days"] == [2]
 
 
+def test_metrics_are_read_back_and_those_of_other_arrays_are_not(tmp_path):
+    path = tmp_path / "day.npz"
+    assert DayMetrics.load(path) is None
+    day_metrics([7, 8], [3, 40], [1.0, 0.0]).save(path)
+    assert DayMetrics.load(path).title.tolist() == [1, 2]
+    np.savez(path, user=np.arange(2), age=np.arange(2), ndcg=np.zeros(2), popular=np.zeros(2))
+    assert DayMetrics.load(path) is None  # of a version without titles: evaluated again
+
+
 def test_the_report_has_the_means_and_the_differences(two_rows):
     plan, values = two_rows
     plan.study.comparisons = (
@@ -154,11 +166,15 @@ def test_the_report_has_the_means_and_the_differences(two_rows):
     result = json.loads(json.dumps(compute_results(plan, values, values)))
     assert [c["name"] for c in result["comparisons"]] == ["a less b", "x"]
     text = text_of(result)
-    # Row a: day 1 (1 + 0 + .5 + .5 + .5 + .5) / 6, day 2 1; all 7 / 10; new 3.5 / 4; old 1.5 / 4.
-    assert "| A | 0.7000 | 0.8750 | 0.3750 | 0.5000 | 1.0000 |" in text
-    assert "| popularity of the 7 days before | 0.2500 | 0.2500 | 0.2500 | 0.2500 | 0.2500 |" in text
-    assert "| plays | | | | 3 | 2 |" in text
-    assert "| a less b | 1 to 2 | 5 | 0.7000, 0.2500 | +0.5000 [" in text
+    # Row a: day 1 (1 + 0 + .5 + .5 + .5 + .5) / 6, day 2 1; all 7 / 10; new 3.5 / 4; old 1.5 / 4. The new
+    # titles: 1.5 / 2 without plays, and 1.
+    assert "| A | 0.7000 | 0.8750 | 0.8750 | 0.7500 | 0.3750 | 0.5000 | 1.0000 |" in text
+    of_popular = (
+        "| popularity of the 7 days before | 0.2500 | 0.2500 | 0.2500 |  | 0.2500 | 0.2500 | 0.2500 |"
+    )
+    assert of_popular in text  # `unplayed` is of the training of a model
+    assert "| plays | | | | | | 3 | 2 |" in text
+    assert "| a less b | 1 to 2 | 5, 2 | 0.7000, 0.2500 | +0.5000 [" in text and "| +0.4688 [" in text
 
 
 def test_a_cost_is_the_time_between_the_first_and_the_last_step(study, tmp_path):

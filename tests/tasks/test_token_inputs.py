@@ -5,16 +5,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config.schema import Config, Expert, Feature, Head, Label, Model, NextItem, Sampling, Task, Train
+from jaxrec.checkpoints.state_tree import slashed_leaves
+from jaxrec.config.schema import (
+    Config,
+    Expert,
+    Feature,
+    Head,
+    Label,
+    Model,
+    NextItem,
+    Sampling,
+    Start,
+    Task,
+    Train,
+)  # fmt: skip
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.row_format import FeatureSpec, Layout
 from jaxrec.data.storage.dataset import as_words
 from jaxrec.models.next_item import NextItemModel
+from jaxrec.runtime.device_batch import transfer
+from jaxrec.runtime.mesh import replicate
+from jaxrec.runtime.parallel_step import parallelize_step
 from jaxrec.tasks import next_item_inputs
 from jaxrec.tasks.inputs.state_terms import next_kinds
 from jaxrec.tasks.negative_sampling import NegativePool
 from jaxrec.tasks.next_item import NextItemTask
 from jaxrec.training.train_state import StateInit
+from jaxrec.training.train_step import TrainStep
 
 V, L, B, AT = 30, 8, 4, 4  # AT: the position whose scores are compared
 FEATURES = (
@@ -223,6 +240,70 @@ def test_heads_on_states_equal_a_loop_over_positions():
         np.testing.assert_allclose(sums[f"loss_{name}"][0], totals[name], rtol=1e-4)
     expected = sums["loss_next_item"][0] + sum(head.weight * totals[head.name] for head in HEADS)
     np.testing.assert_allclose(sums["loss"][0], expected, rtol=1e-4)
+
+
+def query_rows(seed=1):
+    """Return B query rows with the histories of `stored_rows`, targets, and labels, some of them known."""
+    r, rows, of_training = np.random.default_rng(seed), np.zeros(B, LAYOUT.query_dtype()), stored_rows()
+    for name in (n for n in rows.dtype.names if n.startswith("history_")):
+        rows[name] = of_training[name.removeprefix("history_")][:, -L:]
+    rows["user"], rows["target"][:, 0] = np.arange(B), [8, 6, 3, 4]  # the genre of 6 is 0, of none
+    rows["target_time"] = of_training["time"][:, -1] + 100
+    rows["label"][:, 0, 0], rows["label_known"][:, 0] = r.integers(0, 2, B), [1, 1, 0, 1]
+    return rows
+
+
+def test_states_of_queries_are_scored_by_their_heads():
+    task, rows = task_of(heads=HEADS, layers=1), query_rows()
+    assert task.label_heads == ("back",) and task.category_heads == ("genre",)  # the next token is a play
+    assert task.head_loss("back") == "bce" and task.protocols().best == ("catalogue", "ndcg@10")
+    params = jax.tree.map(lambda x: x + 0.1, StateInit(task).init().params)
+    valid = np.array([True, True, True, False])
+    score = jax.jit(lambda words: task.score_states(params, HostBatch(words, valid), TABLE))
+    scores = jax.device_get(score(as_words(rows)))
+    window, _ = next_item_inputs.queries(as_words(rows), LAYOUT, L)
+    h_BxD = np.asarray(outputs_of(task, params, window)[:, -1], np.float64)
+    layers = {name: jax.tree.map(np.asarray, params[f"head_{name}"]) for name in ("genre", "back")}
+    by_hand = {name: h_BxD @ layer["kernel"] + layer["bias"] for name, layer in layers.items()}
+    prediction, label, known = scores.labels["back"]
+    np.testing.assert_allclose(prediction, by_hand["back"][:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(label[known], rows["label"][:, 0, 0][known])
+    assert known.tolist() == [True, True, False, False]
+    log_p, category, known = scores.categories["genre"]
+    np.testing.assert_allclose(log_p, jax.nn.log_softmax(by_hand["genre"]), rtol=1e-4)
+    assert category[:, 0].tolist() == [2, 0, 3, 0] and known.tolist() == [True, False, True, False]
+    terms = -(log_p[0, 2] + log_p[2, 3]), (np.logaddexp(0, prediction) - label * prediction)[:2].sum() / 0.5
+    for name, term in zip(("genre", "back"), terms, strict=True):
+        np.testing.assert_allclose(scores.sums[f"loss_{name}"][0], term, rtol=1e-4)
+    np.testing.assert_allclose(scores.sums["loss"][0], 0.5 * terms[0] + 2.0 * terms[1], rtol=1e-4)
+    assert int(scores.sums["loss"][1]) == 3
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_its_new_head_learns():
+    task, rows = task_of(heads=HEADS[2:], layers=1), stored_rows()
+    frozen = ("title/*", "layers/*", "tokens/*", "position")
+    task.config.start, task.config.next_item.weight = Start("w", freeze=frozen), 0.0
+    state = replicate(StateInit(task).init())
+    before = {name: np.asarray(x) for name, x in slashed_leaves(state.params).items()}
+    step = parallelize_step(TrainStep(task))
+    for _ in range(2):
+        state, _ = step(state, transfer(HostBatch(as_words(rows), np.ones(B, bool))), replicate(TABLE))
+    for name, x in slashed_leaves(state.params).items():
+        moved = (np.asarray(x) != before[name]).any()
+        assert moved == name.startswith("head_back/"), name
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_titles_weigh_as_declared_beside_heads(weight):
+    task, rows, valid = task_of(heads=HEADS, layers=1), stored_rows(), np.arange(B) != 2
+    params = StateInit(task).init().params
+    whole = loss_of(task, params)(rows, valid)
+    task.config.next_item.weight = weight
+    sums, heads = loss_of(task, params)(rows, valid), whole["loss"][0] - whole["loss_next_item"][0]
+    expected = heads + weight * whole["loss_next_item"][0]
+    np.testing.assert_allclose(sums["loss"][0], expected, rtol=1e-4)
+    assert ("loss_next_item" in sums) == (weight > 0)
+    assert task.protocols().best == (("catalogue", "ndcg@10") if weight else ("labels", "auc"))
 
 
 def test_rows_that_are_padding_teach_no_kind_and_short_windows_teach_each_once():

@@ -8,13 +8,13 @@ Axis letters: Q queries, L lists, M members, Z inputs of the gate, C candidates.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.analysis.derived.gates import SCALES, Form, fit, target_log_p
 from jaxrec.analysis.derived.workdirs import check_new, write_workdir
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
@@ -35,31 +35,10 @@ from jaxrec.tasks.loading import (
     open_dataset,
 )
 from jaxrec.tasks.mixture.inputs import gate_features, gate_inputs
-from jaxrec.tasks.mixture.task import MIXTURE, log_weights
+from jaxrec.tasks.mixture.task import MIXTURE
 from jaxrec.tasks.ranking_inputs import decode
 
-Form = Literal["learned", "uniform", "best", "average"]
-FORMS: tuple[Form, ...] = ("learned", "uniform", "best", "average")
-HIDDEN = 16  # width of the hidden layer of a learned gate
-_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the squared kernels of the gate
-_FOLDS, _STEPS, _RATE = 3, 250, 0.05
-_SCALES = np.geomspace(0.1, 10.0, 81)  # of a ranking model's scores, for probabilities of a list
-_NEVER = -40.0  # logit of a member that "best" leaves out
 _PAIRS = 2**20  # (query, title) pairs of a step
-
-
-class Fitted(NamedTuple):
-    """Parameters of a mixture besides those of its members, and how well it fits.
-
-    Attributes:
-        gate: Layers of the gate.
-        hidden: Widths of its hidden layers.
-        report: JSON values: mean -log p of validation targets, and mean weights.
-    """
-
-    gate: dict[str, Any]
-    hidden: tuple[int, ...]
-    report: dict[str, Any]
 
 
 def mix(
@@ -100,7 +79,7 @@ def mix(
     scale_MxL, log_p_QxLxM = _log_probabilities(loaded, dataset, rows)
     keeps = loaded[0].config.sampling.history_keeps_abandoned
     z_QxZ = np.asarray(_gate_inputs(loaded[0], rows, by, keeps))
-    fitted = _fit(form, z_QxZ, log_p_QxLxM, rows["user"])
+    fitted = fit(form, z_QxZ, log_p_QxLxM, rows["user"])
     params = {
         "members": {str(m): jax.tree.map(np.asarray, one.params) for m, one in enumerate(loaded)},
         "list_scale": scale_MxL.astype(np.float32),
@@ -188,20 +167,13 @@ def _log_probabilities(
         for l, name in enumerate(lists):
             present = candidates(rows, name)[:, 0] > 0
             has_list = listed(rows, name)[:, 0]
-            scaled = [_target_log_p(scores[:, l, 0], present, scale) for scale in _SCALES]
+            scaled = [target_log_p(scores[:, l, 0], present, scale) for scale in SCALES]
             best = (
-                int(np.argmax([x[has_list].mean() for x in scaled])) if has_list.any() else len(_SCALES) // 2
+                int(np.argmax([x[has_list].mean() for x in scaled])) if has_list.any() else len(SCALES) // 2
             )
-            scale_MxL[m, l] = _SCALES[best]
+            scale_MxL[m, l] = SCALES[best]
             log_p_QxLxM[:, l, m] = np.where(has_list, scaled[best], np.nan)
     return scale_MxL, log_p_QxLxM
-
-
-def _target_log_p(scores_QxC: np.ndarray, present_QxC: np.ndarray, scale: float) -> np.ndarray:
-    """Return the log softmax [Q] of the first candidate's score."""
-    s = np.where(present_QxC, scale * scores_QxC.astype(np.float64), -np.inf)
-    top = np.max(s, axis=1, keepdims=True, initial=-1e9)
-    return s[:, 0] - top[:, 0] - np.log(np.exp(s - top).sum(1))
 
 
 class _TargetRunner(QueryRunner):
@@ -233,106 +205,3 @@ def _target_step(task: Task) -> Callable:
 def _gate_inputs(loaded: LoadedCheckpoint, rows: np.ndarray, by: tuple[str, ...], keeps: bool) -> jax.Array:
     fields = {name: jnp.asarray(rows[name]) for name in rows.dtype.names or ()}
     return gate_inputs(fields, loaded.task.layout, by, keeps)
-
-
-# ---------------------------------------------------------------- the gate
-
-
-def _fit(form: Form, z_QxZ: np.ndarray, log_p_QxLxM: np.ndarray, user: np.ndarray) -> Fitted:
-    """Return the gate of a form, and its report."""
-    Z, M = z_QxZ.shape[1], log_p_QxLxM.shape[2]
-    report: dict[str, Any] = {}
-    hidden: tuple[int, ...] = ()
-    if form == "learned":
-        penalty = _choose_penalty(z_QxZ, log_p_QxLxM, user)
-        gate, hidden = _learned(z_QxZ, log_p_QxLxM, np.ones(len(z_QxZ)), penalty), (HIDDEN,)
-        report["penalty"] = penalty
-    else:
-        gate = {"0": {"kernel": np.zeros((Z, M)), "bias": np.zeros(M)}}
-        if form == "best":
-            gate["0"]["kernel"] = _best_by_slice(z_QxZ, log_p_QxLxM)
-    gate = jax.tree.map(lambda x: np.asarray(x, np.float32), gate)
-    weights = np.exp(np.asarray(log_weights(gate, jnp.asarray(z_QxZ))))
-    members = [float(-np.nanmean(log_p_QxLxM[:, :, m])) for m in range(M)]
-    report |= {
-        "queries": len(z_QxZ), "loss": float(_loss(gate, z_QxZ, log_p_QxLxM, np.ones(len(z_QxZ)))),
-        "loss_of_members": members, "mean_weights": weights.mean(0).tolist(),
-    }  # fmt: skip
-    return Fitted(gate, hidden, report)
-
-
-def _best_by_slice(z_QxZ: np.ndarray, log_p_QxLxM: np.ndarray) -> np.ndarray:
-    """Return logits [Z, M] that choose, for each one-hot input, the member with the highest mean log p.
-
-    Inputs that are no one-hot category have logits of 0. A category that no query has gets the best of all.
-    """
-    mean_QxM = np.nanmean(log_p_QxLxM, axis=1)
-    overall, out = int(np.argmax(mean_QxM.mean(0))), np.zeros((z_QxZ.shape[1], mean_QxM.shape[1]))
-    for column in range(z_QxZ.shape[1]):
-        x = z_QxZ[:, column]
-        if not np.isin(x, (0.0, 1.0)).all():
-            continue
-        best = int(np.argmax(mean_QxM[x > 0].mean(0))) if (x > 0).any() else overall
-        out[column] = _NEVER
-        out[column, best] = 0.0
-    return out
-
-
-def _choose_penalty(z_QxZ: np.ndarray, log_p_QxLxM: np.ndarray, user: np.ndarray) -> float:
-    """Return the penalty with the lowest loss of users whose fold did not fit the gate."""
-    fold = np.random.default_rng(0).permutation(int(user.max()) + 1)[user] % _FOLDS
-    losses = []
-    for penalty in _PENALTIES:
-        total = 0.0
-        for one in range(_FOLDS):
-            gate = _learned(z_QxZ, log_p_QxLxM, (fold != one).astype(np.float64), penalty)
-            total += float(_loss(gate, z_QxZ, log_p_QxLxM, (fold == one).astype(np.float64)))
-        losses.append(total / _FOLDS)
-    return _PENALTIES[int(np.argmin(losses))]
-
-
-def _loss(gate: Any, z_QxZ: Any, log_p_QxLxM: Any, weight_Q: Any) -> jax.Array:
-    """Return the mean of -log sum w p over lists and queries, weighed by query."""
-    has_QxL = ~jnp.isnan(log_p_QxLxM).any(axis=2)
-    log_p = jnp.where(has_QxL[..., None], log_p_QxLxM, 0.0)
-    log_mix_QxL = jax.nn.logsumexp(log_weights(gate, jnp.asarray(z_QxZ))[:, None] + log_p, axis=2)
-    weight_QxL = jnp.asarray(weight_Q)[:, None] * has_QxL
-    return -(log_mix_QxL * weight_QxL).sum() / jnp.maximum(weight_QxL.sum(), 1.0)
-
-
-def _learned(z_QxZ: np.ndarray, log_p_QxLxM: np.ndarray, weight_Q: np.ndarray, penalty: float) -> Any:
-    """Return the gate of least loss plus penalty times the squared kernels, by Adam from a fixed start."""
-    Z, M = z_QxZ.shape[1], log_p_QxLxM.shape[2]
-    rng = np.random.default_rng(0)
-    start = {
-        "0": {"kernel": rng.normal(size=(Z, HIDDEN)) / np.sqrt(Z), "bias": np.zeros(HIDDEN)},
-        "1": {"kernel": 0.1 * rng.normal(size=(HIDDEN, M)), "bias": np.zeros(M)},
-    }
-    start = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), start)
-    data = tuple(jnp.asarray(x, jnp.float32) for x in (z_QxZ, log_p_QxLxM, weight_Q))
-    return _adam(start, *data, jnp.float32(penalty))
-
-
-@partial(jax.jit)
-def _adam(gate: Any, z_QxZ: Any, log_p_QxLxM: Any, weight_Q: Any, penalty: Any) -> Any:
-    """Return parameters after `_STEPS` full-batch steps of Adam, whose rate falls to 0 linearly."""
-
-    def loss(gate: Any) -> jax.Array:
-        squares = sum(jnp.square(layer["kernel"]).sum() for layer in gate.values())
-        return _loss(gate, z_QxZ, log_p_QxLxM, weight_Q) + penalty * squares / len(gate["0"]["kernel"])
-
-    def step(carry: Any, t: jax.Array) -> tuple[Any, None]:
-        gate, mean, square = carry
-        gradient = jax.grad(loss)(gate)
-        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
-        square = jax.tree.map(lambda s, g: 0.99 * s + 0.01 * g * g, square, gradient)
-        rate = _RATE * (1 - t / _STEPS)
-        at = t + 1.0
-        gate = jax.tree.map(
-            lambda x, m, s: x - rate * (m / (1 - 0.9**at)) / (jnp.sqrt(s / (1 - 0.99**at)) + 1e-8),
-            gate, mean, square,
-        )  # fmt: skip
-        return (gate, mean, square), None
-
-    zeros = jax.tree.map(jnp.zeros_like, gate)
-    return jax.lax.scan(step, (gate, zeros, zeros), jnp.arange(_STEPS, dtype=jnp.float32))[0][0]

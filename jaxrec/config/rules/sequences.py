@@ -2,6 +2,7 @@
 
 import math
 
+from jaxrec.config.heads import label_heads
 from jaxrec.config.schema import Config
 from jaxrec.config.tree import require
 from jaxrec.core.registry import BLOCK_LOCAL_ENCODERS
@@ -35,6 +36,8 @@ def check_delay_hours(config: Config) -> None:
     hours, key = config.evaluate.delay_hours, "evaluate.delay_hours"
     allowed = f"be empty with task.name={config.task.name!r}: rows of sequences hold times"
     require(config.rows == "next_item" or not hours, key, hours, allowed)
+    allowed = "be empty with next_item.weight=0: such a model ranks no titles"
+    require(config.next_item.weight > 0 or not hours, key, hours, allowed)
     for i, value in enumerate(hours):
         require(0 <= value < math.inf, f"{key}[{i}]", value, "be a finite number, at least 0")
         require(hours.index(value) == i, f"{key}[{i}]", value, "be unlike the delays before it")
@@ -50,6 +53,18 @@ def check_projection(config: Config) -> None:
     require(config.task.name in ("next_item", "preference"), key, width, allowed)
     allowed = "be 0 with model.output_maps=True: its matrices are of the model's width"
     require(not config.model.output_maps, key, width, allowed)
+
+
+def check_title_weight(config: Config) -> None:
+    """Raise InputError for a weight of the next titles that is no weight, or that leaves nothing to learn."""
+    weight, key = config.next_item.weight, "next_item.weight"
+    require(0 <= weight < math.inf, key, weight, "be a finite number, at least 0")
+    allowed = f"be 1 with task.name={config.task.name!r}: it is of the task next_item"
+    require(config.task.name == "next_item" or weight == 1, key, weight, allowed)
+    allowed = "be 1 without objective.heads: it is a weight beside theirs"
+    require(weight == 1 or any(head.weight for head in config.objective.heads), key, weight, allowed)
+    allowed = "be above 0 without a head of a label or a reward: nothing else measures the model"
+    require(bool(weight or label_heads(config)), key, weight, allowed)
 
 
 def check_horizon(config: Config) -> None:

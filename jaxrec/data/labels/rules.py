@@ -63,6 +63,12 @@ def last(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: Lab
     return y, known, events.available_at(label)
 
 
+def positive(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: Label) -> Values:
+    """Return 1 where `last` is above 0, such as a thumb up, otherwise 0; undefined without events."""
+    y, known, available_at = last(anchors, events, titles, label)
+    return y > 0, known, available_at
+
+
 def completion(anchors: Anchors, events: EventWindows, titles: LabelTitles, label: Label) -> Values:
     """Return the completion (Eq. 1) of the seconds that the anchor owns, in [0, 1].
 

@@ -83,7 +83,12 @@ def _by_popularity(target: np.ndarray, arrays: Arrays) -> Grouping:
 
 
 def _by_segment(rows: np.ndarray, layout: Layout, categories: dict[str, list]) -> Iterator[Grouping]:
-    """Yield the groups by the first categorical features of users that have few values."""
+    """Yield the groups by the first categorical features of users that have few values.
+
+    Rows of sequences hold no features of users, though `data.only` may name one.
+    """
+    if "user_categories" not in (rows.dtype.names or ()):
+        return
     column = segments = 0
     for feature in layout.of("user"):
         if feature.kind == "number":

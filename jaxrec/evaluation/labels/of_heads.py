@@ -1,7 +1,7 @@
 """Predictions of the heads of labels for the queries of a split, without lists or rankings.
 
-Rows of exposures have no lists, and the model of an offline run must not rank titles: labels are what both
-are measured by.
+Rows of exposures have no lists, the model of an offline run must not rank titles, and a model of sequences
+may have no loss of titles: labels are what all are measured by.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxrec.core.batch import TitleTable
 from jaxrec.data.storage.dataset import Rows
+from jaxrec.evaluation.labels.of_states import StatePredictions, StateScorer
 from jaxrec.evaluation.labels.predictions import (
     AUC,
     REGRESSION_LOSS,
@@ -23,19 +24,23 @@ from jaxrec.tasks.base import Task
 CORRELATION = "correlation"
 
 
-def label_scorer(task: Task, table: TitleTable, with_loss: bool) -> ListScorer:
-    """Return a scorer of the heads that predict a label.
+def label_scorer(task: Task, table: TitleTable, with_loss: bool) -> ListScorer | StateScorer:
+    """Return a scorer of the heads that predict a label, which are on states if the rows are sequences.
 
     Args:
         task: The task.
         table: Title features on the devices.
         with_loss: True to compute the sums of the validation loss.
     """
+    if task.layout.rows == "next_item":
+        return StateScorer(task, table)
     return ListScorer(task, table, with_loss, next_k=1, other_heads=task.label_heads)
 
 
-def predictions(task: Task, scores: ListScores) -> dict[str, HeadPredictions]:
+def predictions(task: Task, scores: ListScores | StatePredictions) -> dict[str, HeadPredictions]:
     """Return the predictions of each head from the result of `label_scorer`."""
+    if isinstance(scores, StatePredictions):
+        return scores.labels
     return {
         head: head_predictions(task.head_loss(head), scores.by_head[head], scores.outcomes[head])
         for head in task.label_heads

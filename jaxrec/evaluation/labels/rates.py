@@ -260,14 +260,15 @@ def baseline_predictions(
         heads: Predictions of the heads for all rows of the split.
 
     Returns:
-        Baseline -> head -> logits. Empty without such a head, or where the dataset stores no times.
+        Baseline -> head -> logits. Empty without such a head, where the dataset stores no times, and for
+        sequences, whose heads do not know the title.
     """
     declared = [
         head
         for head in config.objective.heads
         if head.name in heads and heads[head.name].loss != REGRESSION_LOSS
     ]
-    if not declared:
+    if not declared or dataset.layout.rows == "next_item":
         return {}
     of_heads = [partial(labels_of, head, config=config, layout=dataset.layout) for head in declared]
     queries = _held_out(dataset, split, of_heads)

@@ -17,7 +17,8 @@ from jaxrec.evaluation.results import EvaluationResult, model_ranks
 from jaxrec.evaluation.slices.causes import causes, new_targets
 from jaxrec.evaluation.slices.slicing import Slicing, slice_queries
 from jaxrec.evaluation.statistics import LEVEL, smallest_difference, tests
-from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint, open_dataset
+from jaxrec.tasks.growth.later_catalogue import open_later_dataset
+from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint
 
 SLICES = "slices"  # key of the result
 _REPLICATES, _COUNTS = 1_000, 2**22
@@ -39,8 +40,8 @@ def with_slices(
     Raises:
         InputError: There is no such slice, or the other run cannot be evaluated on these queries.
     """
-    loaded = load_checkpoint(workdir, evaluation.result["which"])
-    dataset, rows = open_dataset(loaded, data), evaluation.rows
+    loaded, dataset = open_later_dataset(load_checkpoint(workdir, evaluation.result["which"]), data)
+    rows = evaluation.rows
     slicings = slice_queries(names, rows, loaded.task.layout, dataset.manifest["categories"])
     values = query_values(evaluation)
     other: dict[str, np.ndarray] = {}

@@ -60,6 +60,28 @@ def label_lines(labels: Mapping[str, Any], baselines: Mapping[str, Any]) -> list
     return lines
 
 
+def category_lines(categories: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the table of heads that predict categories of the next title."""
+    head_width, metric_width, width, _, interval_width = _WIDTHS
+    title, rows = (
+        "Categories",
+        {"accuracy": "accuracy", "most_frequent": "most frequent", "log_loss": "log loss"},
+    )
+    lines = [f"{title:<{head_width}}{'':<{metric_width}}{'value':>{width}}{'95% interval':>{interval_width}}"]
+    for head, values in categories.items():
+        name = head
+        for metric, label in rows.items():
+            value, text = values[metric]["value"], interval_text(values[metric]["interval"], ".4f")
+            number = f"{value:.4f}" if finite(value) else "-"
+            lines.append(
+                f"{name:<{head_width}}{label:<{metric_width}}{number:>{width}}{text:>{interval_width}}"
+            )
+            name = ""
+        counts = f"{values['queries']:,} queries of {values['users']:,} users with a known category"
+        lines.append(f"{'':<{head_width}}{counts}")
+    return lines
+
+
 def of_baselines(baselines: Mapping[str, Any], head: str) -> dict[str, Mapping[str, Any]]:
     """Return the metrics of each baseline of a head, by the baseline's name for readers."""
     return {BASELINES.get(key, key): heads[head] for key, heads in baselines.items() if head in heads}

@@ -17,12 +17,14 @@ def evaluate_all(plan: Plan, split: str) -> dict[tuple[str, int, int], DayMetric
             for day in evaluated_days(plan.study, row):
                 run = plan.in_force(row, seed, day)
                 path = _path(plan, run.workdir, row.rows, day, split)
-                if not path.exists():
+                day_metrics = DayMetrics.load(path)
+                if day_metrics is None:
                     directory = plan.day_data(plan.study.base, day).data.directory
                     dataset = datasets.setdefault(directory, Dataset(directory))
                     loaded = load_checkpoint(run.workdir, "last")
-                    evaluate_day(loaded, dataset, row.rows, split).save(path)
-                out[row.name, seed, day] = DayMetrics.load(path)
+                    day_metrics = evaluate_day(loaded, dataset, row.rows, split)
+                    day_metrics.save(path)
+                out[row.name, seed, day] = day_metrics
     return out
 
 

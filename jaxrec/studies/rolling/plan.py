@@ -34,6 +34,7 @@ class RollingRow:
         model: Name of the row's model in `RollingStudy.models`.
         rows: `start.rows` of an update: first values of the rows of new titles.
         evaluated: Days on which the row is evaluated; empty: all.
+        learning_rate: Learning rate of an update; 0: that of `RollingStudy.update`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class RollingRow:
     model: str = "concat"
     rows: Literal["initial", "mean", "metadata"] = "metadata"
     evaluated: tuple[int, ...] = ()
+    learning_rate: float = 0.0
 
 
 class Comparison(NamedTuple):
@@ -227,7 +229,8 @@ class Plan:
             before = ([0] + [update for update in row.updates if update < day])[-1]
             start = self._training(row, seed, before)
             started = {"start.workdir": str(start.workdir), "start.rows": row.rows}
-            config = apply_edits(config, name, {**self.study.update, **started})
+            rate = {"optimizer.learning_rate": row.learning_rate} if row.learning_rate else {}
+            config = apply_edits(config, name, {**self.study.update, **rate, **started})
             config, after = self._update_data(config, before, day, row.replay or 0.0), start.job
         else:
             config = self._all_data(config, day)

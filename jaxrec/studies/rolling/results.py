@@ -29,7 +29,7 @@ def compute_results(plan: Plan, test: Evaluations, validation: Evaluations) -> d
         "days": plan.study.days,
         "seeds": list(plan.seeds),
         "rows": [_row_json(plan, row, test, validation) for row in plan.rows],
-        "popular": _row_means(plan, plan.rows[0], test, "popular"),
+        "popular": _row_means(plan, plan.rows[0], test, "popular") | {"unplayed": None},
         "plays": {
             day: len(test[first, plan.seeds[0], day].user) for day in evaluated_days(plan.study, plan.rows[0])
         },
@@ -57,7 +57,11 @@ def _updates_of(plan: Plan, row: RollingRow, seed: int) -> list[Any]:
 
 
 def _row_means(plan: Plan, row: RollingRow, evaluations: Evaluations, column: str) -> dict[str, Any]:
-    """Return the mean NDCG@10 over seeds: of all plays, by day, and on new and old titles."""
+    """Return the mean NDCG@10 over seeds: of all plays, by day, on new and old titles.
+
+    "new_by_title" is the mean over the new titles, each once. "unplayed" is that of plays of titles that no
+    training user had played before the model's training ended.
+    """
     days = evaluated_days(plan.study, row)
 
     def mean(chosen: Sequence[int], ages: tuple[int, int] | None = None) -> float:
@@ -68,9 +72,18 @@ def _row_means(plan: Plan, row: RollingRow, evaluations: Evaluations, column: st
         ]
         return float(np.concatenate(values).mean()) if sum(map(len, values)) else float("nan")
 
+    of_row = [evaluations[row.name, seed, day] for seed in plan.seeds for day in days]
+    kept = [_of_age(day_metrics, NEW) for day_metrics in of_row]
+    title, values = (
+        np.concatenate([getattr(x, name)[k] for x, k in zip(of_row, kept, strict=True)])
+        for name in ("title", column)
+    )
+    first = np.concatenate([getattr(x, column)[x.known == 0] for x in of_row])
     return {
         "all": mean(days),
         "new": mean(days, NEW),
+        "new_by_title": float(group_means(title, values).mean()) if len(title) else float("nan"),
+        "unplayed": float(first.mean()) if len(first) else float("nan"),
         "old": mean(days, OLD),
         "by_day": {day: mean([day]) for day in days},
     }
@@ -83,10 +96,10 @@ def _of_age(day_metrics: DayMetrics, ages: tuple[int, int] | None) -> np.ndarray
 
 
 def compare(plan: Plan, comparison: Comparison, evaluations: Evaluations) -> dict[str, Any] | None:
-    """Return the difference of two rows, over users pooled over days and over seeds.
+    """Return the difference of two rows, over users and titles pooled over days, and over seeds.
 
-    The difference of a play is its mean over seeds; that of a user is the mean over the user's plays. The
-    result is None without a play that both rows are evaluated on.
+    The difference of a play is its mean over seeds; that of a user, or of a title, is the mean of its plays.
+    The result is None without a play that both rows are evaluated on.
     """
     rows = {row.name: row for row in plan.rows}
     better, worse = (_column(rows, name) for name in (comparison.better, comparison.worse))
@@ -96,7 +109,7 @@ def compare(plan: Plan, comparison: Comparison, evaluations: Evaluations) -> dic
         if (not comparison.days or day in comparison.days)
         and (comparison.worse == POPULAR or day in evaluated_days(plan.study, rows[comparison.worse]))
     ]
-    users, values = [], []
+    users, titles, values = [], [], []
     for day in days:
         pairs = [
             (evaluations[comparison.better, seed, day], evaluations[_evaluated_row(comparison), seed, day])
@@ -104,23 +117,34 @@ def compare(plan: Plan, comparison: Comparison, evaluations: Evaluations) -> dic
         ]
         kept = _of_age(pairs[0][0], comparison.ages)
         users.append(pairs[0][0].user[kept])
+        titles.append(pairs[0][0].title[kept])
         values.append(np.array([[better(a)[kept] for a, _ in pairs], [worse(b)[kept] for _, b in pairs]]))
     if not sum(map(len, users)):
         return None
     user, ndcg = np.concatenate(users), np.concatenate(values, axis=2)  # [2, seeds, plays]
     difference = ndcg[0] - ndcg[1]
-    _, index = np.unique(user, return_inverse=True)
-    count = np.bincount(index)
-    of_users = np.bincount(index, difference.mean(axis=0)) / count
+    of_users, of_titles = (group_means(x, difference.mean(axis=0)) for x in (user, np.concatenate(titles)))
     of_seeds = statistics.over_seeds(difference.mean(axis=1))
     return {
         "name": comparison.name, "better": comparison.better, "worse": comparison.worse, "days": days,
-        "ages": comparison.ages, "plays": len(user), "users": len(count),
+        "ages": comparison.ages, "plays": len(user), "users": len(of_users), "titles": len(of_titles),
         "better_ndcg": float(ndcg[0].mean()), "worse_ndcg": float(ndcg[1].mean()),
         "over_plays": float(difference.mean()),
         "over_users": statistics.paired(of_users).to_json(),
+        "over_titles": statistics.paired(of_titles).to_json(),
         "over_seeds": of_seeds._asdict(),
     }  # fmt: skip
+
+
+def group_means(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the mean of the values [N] of each group, in the order of the groups.
+
+    Args:
+        group: [N] keys, such as those of users or titles.
+        values: [N].
+    """
+    _, index = np.unique(group, return_inverse=True)
+    return np.bincount(index, values) / np.bincount(index)
 
 
 def _column(rows: Mapping[str, RollingRow], name: str) -> Callable[[DayMetrics], np.ndarray]:

@@ -3,6 +3,8 @@
 Axis letters: B rows, L positions, T stored labels, K kinds of tokens, O outputs of a head, N = B * L.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,21 @@ from jaxrec.tasks.heads import categories_of
 from jaxrec.tasks.outputs import Sums
 
 _PLAY = "play"
+
+
+class StateScores(NamedTuple):
+    """Outputs of heads on the states of B queries, and what comes next.
+
+    Attributes:
+        labels: Head of a label or a reward -> predictions [B], labels [B], and where they are known [B].
+        categories: Head of categories -> log probability of each category [B, O] in nats, categories of the
+            next title [B, M], 0 for none, and where one is known [B].
+        sums: Sums of the validation loss.
+    """
+
+    labels: dict[str, tuple[Any, Any, Any]]
+    categories: dict[str, tuple[Any, Any, Any]]
+    sums: Sums
 
 
 def next_kinds(kinds_BxL: jax.Array, layout: Layout) -> jax.Array:
@@ -84,3 +101,26 @@ def state_terms(
         total += head.weight * value_N.sum()
         sums[f"loss_{head.name}"] = (value_N.sum(), known.sum())
     return total, sums
+
+
+def state_scores(
+    heads: tuple[HeadSpec, ...], scores: dict[str, jax.Array], target: jax.Array, outcome: Outcome,
+    config: Config, layout: Layout, table: TitleTable,
+) -> StateScores:  # fmt: skip
+    """Return the scores of heads at the newest position of queries, their labels and the loss.
+
+    Args:
+        heads: Heads on states whose targets queries have: not that of the next kind.
+        scores: Head -> scores [B, 1, O].
+        target: [B, 1] int32 next titles, 0 for a query that is padding; the rest is as for `state_terms`.
+    """
+    total, sums = state_terms(heads, scores, target, outcome, config, layout, table)
+    labels, categories = {}, {}
+    for head in heads:
+        y, known = state_labels(head, target, outcome, config, layout, table)
+        of_query = scores[head.name][:, 0]
+        if head.loss == "softmax":
+            categories[head.name] = jax.nn.log_softmax(of_query), y[:, 0], known[:, 0]
+        else:
+            labels[head.name] = of_query[:, 0], y[:, 0], known[:, 0]
+    return StateScores(labels, categories, {"loss": (total, (target != PAD).sum())} | sums)

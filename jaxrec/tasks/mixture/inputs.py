@@ -19,13 +19,7 @@ def gate_features(layout: Layout, by: Sequence[str]) -> list[FeatureSpec | None]
         InputError: A name is no category or number of the user or of the context that query rows hold, or is
             there twice, or there is none.
     """
-    stored = set(layout.query_dtype().names or ())
-    features = {
-        f.name: f
-        for where in ("user", "context")
-        for f in layout.of(where)
-        if f.kind not in ("categories", "text", "title") and _field(f) in stored
-    }
+    features = known_features(layout)
     for i, name in enumerate(by):
         if name != HISTORY and name not in features:
             raise InputError(f"by={name}: is no input of a gate; allowed: {', '.join((HISTORY, *features))}")
@@ -34,6 +28,17 @@ def gate_features(layout: Layout, by: Sequence[str]) -> list[FeatureSpec | None]
     if not by:
         raise InputError(f"by is empty; allowed: {', '.join((HISTORY, *features))}")
     return [features.get(name) for name in by]
+
+
+def known_features(layout: Layout) -> dict[str, FeatureSpec]:
+    """Return name -> category or number of the user or of the context that query rows hold."""
+    stored = set(layout.query_dtype().names or ())
+    return {
+        f.name: f
+        for where in ("user", "context")
+        for f in layout.of(where)
+        if f.kind not in ("categories", "text", "title") and _field(f) in stored
+    }
 
 
 def _field(feature: FeatureSpec) -> str:

@@ -57,10 +57,11 @@ def one_label(i, anchors, plays, events, titles, label, end, signals, threshold=
         parts = [milliseconds(row[4]) for row in owned]
         known = title >= 0 and None not in parts
         return (sum(parts) / 1000 if known else 0), known, until
-    if label.rule == "last":
+    if label.rule in ("last", "positive"):
         latest = max((row[2] for row in owned), default=None)
         values = [row[4] for row in owned if row[2] == latest and not math.isnan(row[4])]
-        return (max(values) if values else 0), bool(values), until
+        value = max(values) if values else 0
+        return (value if label.rule == "last" else float(value > 0)), bool(values), until
     if label.rule in ("completion", "at_least", "quick"):
         value = share(whole if label.rule == "quick" else owned)
         if value is None:

@@ -104,6 +104,12 @@ def test_the_last_value_is_unknown_without_events():
         assert labels_of("last", [(7, 0, 9)], rows, signal="thumb")[0] == [1]
 
 
+def test_a_positive_value_is_a_thumb_up_and_unknown_without_a_thumb():
+    rows = [thumb(10, 1.0), thumb(12, -1.0), thumb(13, 1.0, title=2)]
+    anchors = [(7, 0, 9), (7, 1, 9), (7, 2, 9)]
+    assert labels_of("positive", anchors, rows, signal="thumb")[:2] == ([0, 0, 1], [True, False, True])
+
+
 def test_completion_is_of_the_summed_seconds_and_clipped():
     rows = [play(10, 150), play(11, 151), play(12, 600, title=1), play(12, 60, title=2)]
     anchors = [(7, 0, 10), (7, 1, 10), (7, 2, 10), (7, -1, 10), (8, 0, 10)]

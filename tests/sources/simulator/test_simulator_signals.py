@@ -304,6 +304,7 @@ LABELS = (
     Label("thumb", "happened", "thumb"),
     Label("thumb_week", "count", "thumb", hours=100),
     Label("liked", "last", "thumb", hours=200),
+    Label("thumb_up", "positive", "thumb", hours=200),
     Label("rated", "happened", "rating"),
     Label("rated_week", "count", "rating", hours=200),
     Label("stars", "last", "rating", hours=300),

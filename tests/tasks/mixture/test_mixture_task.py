@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.analysis.derived import mixtures
+from jaxrec.analysis.derived import gates
 from jaxrec.analysis.derived.mixtures import mix
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE
@@ -37,7 +37,7 @@ def mixed(small_config, tiny_directory, once):
             config.train.seed = seed
             train(config, Dataset(tiny_directory), folder / name, PreemptionHandler())
         members = (folder / "a", folder / "b")
-        for form in mixtures.FORMS:
+        for form in gates.FORMS:
             mix(members, BY, folder / form, form)
 
     return once("mixtures", make)
@@ -139,7 +139,7 @@ def members_of(rng, queries):
 
 def test_a_learned_gate_gives_each_slice_its_member():
     z, log_p, user, group = members_of(np.random.default_rng(0), 300)
-    fitted = mixtures._fit("learned", z, log_p, user)
+    fitted = gates.fit("learned", z, log_p, user)
     weights = np.exp(np.asarray(log_weights(fitted.gate, jnp.asarray(z))))
     assert weights[group == 0, 0].min() > 0.9 and weights[group == 1, 1].min() > 0.9
     assert fitted.report["loss"] == pytest.approx(-np.log(0.5), abs=0.05)
@@ -150,7 +150,7 @@ def test_a_gate_without_a_pattern_stays_near_constant_weights():
     rng = np.random.default_rng(1)
     z = np.concatenate([np.eye(6)[rng.integers(0, 6, 300)], rng.normal(size=(300, 1))], axis=1)
     log_p = np.log(rng.uniform(0.05, 0.5, size=(300, 1, 2)))
-    fitted = mixtures._fit("learned", z, log_p, np.arange(300))
+    fitted = gates.fit("learned", z, log_p, np.arange(300))
     assert fitted.report["penalty"] >= 1e-1
     weights = np.exp(np.asarray(log_weights(fitted.gate, jnp.asarray(z))))
     assert weights.std(0).max() < 0.1
@@ -158,7 +158,7 @@ def test_a_gate_without_a_pattern_stays_near_constant_weights():
 
 def test_the_best_form_chooses_one_member_for_each_slice():
     z, log_p, user, group = members_of(np.random.default_rng(2), 100)
-    fitted = mixtures._fit("best", z, log_p, user)
+    fitted = gates.fit("best", z, log_p, user)
     weights = np.exp(np.asarray(log_weights(fitted.gate, jnp.asarray(z, jnp.float32))))
     np.testing.assert_allclose(weights[np.arange(100), group], 1.0, atol=1e-6)
 
@@ -168,8 +168,8 @@ def test_queries_without_a_list_do_not_count():
     missing = np.concatenate([log_p, np.full_like(log_p, np.nan)], axis=1)
     gate = {"0": {"kernel": np.zeros((3, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     ones = np.ones(50)
-    assert float(mixtures._loss(gate, z, missing, ones)) == pytest.approx(
-        float(mixtures._loss(gate, z, log_p, ones))
+    assert float(gates.loss_of(gate, z, missing, ones)) == pytest.approx(
+        float(gates.loss_of(gate, z, log_p, ones))
     )
 
 

@@ -92,3 +92,8 @@ def check_ranks_titles(config: Config) -> None:
             f"the run {config.name!r} has offline=True: its model reads what is known after a request, so it "
             "ranks no titles; allowed: a run with offline=False"
         )
+    if not config.next_item.weight:
+        raise InputError(
+            f"the run {config.name!r} has next_item.weight=0: its titles have no loss, so it ranks none; "
+            "allowed: a run with a weight above 0"
+        )

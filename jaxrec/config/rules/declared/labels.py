@@ -20,6 +20,7 @@ THRESHOLDS = ("at_least", "quick")  # of a completion
 SECONDS = ("seconds", "completion", *THRESHOLDS)  # the values of a signal of seconds
 ZERO_OR_ONE = (
     "happened",
+    "positive",
     "at_least",
     "quick",
     "discovery",
@@ -124,7 +125,7 @@ def _check_rule(key: str, label: Label, signal: Signal | None, categories: Seque
     require(label.rule not in PLAYS_ONLY, where, label.signal, f"be {PLAY!r} {rule}")
     if label.rule in SECONDS:
         require(signal.value == "seconds", where, label.signal, f"be {PLAY!r} or a signal of seconds {rule}")
-    if label.rule == "last":
+    if label.rule in ("last", "positive"):
         allowed = f"be a signal of seconds, numbers or signs {rule}, not of value={signal.value!r}"
         require(signal.value not in _NO_VALUES, where, label.signal, allowed)
     if signal.about == "user":

@@ -88,6 +88,8 @@ def _expectation(c: Simulator, candidates: Candidates, label: Label) -> np.ndarr
             return _thumbs(c, candidates, hours)
         case "thumb" if rule == "last":
             return 2.0 * sigmoid(candidates.opinion_odds) - 1.0
+        case "thumb" if rule == "positive":
+            return sigmoid(candidates.opinion_odds)
         case "rating" if rule in _LISTED and is_settled:
             return c.ratings * _ends_within(c, candidates, hours)
         case "rating" if rule == "last":
