@@ -10,6 +10,7 @@ import pytest
 
 from jaxrec.data.loading.batches import EvalBatches
 from jaxrec.evaluation import scorers
+from jaxrec.models.kernels import adam_update
 from jaxrec.models.layers.dense import broadcast, embedding_lookup
 from jaxrec.models.outputs import Correction
 from jaxrec.runtime import mesh, parallel_step
@@ -94,11 +95,13 @@ def test_training_multiplies_in_bfloat16_and_adds_in_float32(tiny, tiny_config, 
 def test_gpu_kernels_multiply_in_bfloat16_and_add_in_float32(tiny, tiny_config, monkeypatch):
     """The program is traced as for a GPU, with the bodies of kernels, and not compiled."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    result = check_dtypes(trace_training(make_task(tiny, tiny_config), tiny), 60)
+    program = make_task(tiny, tiny_config)
+    result = check_dtypes(trace_training(program, tiny), 60)
     kernels = sum(e.primitive.name == "pallas_call" for e in result)
     blocks = sum(e.num_layers for e in tiny_config.model.experts)
     norms = 2 * blocks + len(tiny_config.model.experts)
-    assert kernels == 2 * (blocks + norms)  # attention and norms, forward and backward
+    updates = -(-len(jax.tree.leaves(program.abstract_params)) // adam_update._MAX_LEAVES)
+    assert kernels == 2 * (blocks + norms) + updates  # attention and norms, forward and backward
 
 
 @pytest.mark.parametrize("kind", KINDS)
