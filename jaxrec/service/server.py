@@ -10,6 +10,8 @@ from jaxrec.core.errors import InputError
 from jaxrec.service.app import Service, make_app
 from jaxrec.service.options import ServiceOptions
 
+_BACKLOG = 2048  # connections that wait to be accepted; uvicorn's default
+
 
 class _Server(uvicorn.Server):
     """Server that serves on for a while after a stop signal, and then ends with status 0.
@@ -33,6 +35,27 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that takes connections, so that a client may connect once its address is printed.
+
+    Args:
+        host: Address to listen at.
+        port: Port; 0: a free one.
+
+    Raises:
+        InputError: The address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise InputError(f"--host={host} --port={port}: {error.strerror}; allowed: a free port") from error
+    return listener
+
+
 def serve(folder: str, options: ServiceOptions, host: str, port: int) -> None:
     """Serve an export until a stop signal.
 
@@ -46,13 +69,7 @@ def serve(folder: str, options: ServiceOptions, host: str, port: int) -> None:
         InputError: The export cannot be loaded, or the address cannot be used.
     """
     service = Service(folder, options)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise InputError(f"--host={host} --port={port}: {error.strerror}; allowed: a free port") from error
+    listener = listening_socket(host, port)
     config = uvicorn.Config(
         make_app(service), log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=int(options.timeout) + 1,

@@ -236,4 +236,11 @@ LINES = (
         "rank, user = _ranks(evaluation.scores[:, LISTS.index(name)], rows, k, name)",
         ("tests/end_to_end/test_by_hand.py::test_columns_of_each_user",),
     ),
+    Line(
+        "the printed address of the service takes connections",
+        "jaxrec/service/server.py",
+        "listener.listen(_BACKLOG)",
+        "listener.getsockname()",
+        ("tests/service/test_server.py::test_the_printed_address_takes_connections_before_the_server_runs",),
+    ),
 )

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jaxrec.service import reloading
+from jaxrec.service import reloading, server
 
 ROOT = Path(__file__).resolve().parents[2]
 HISTORIES = 7
@@ -181,3 +182,8 @@ def pick_and_remove(page, address):
     assert page.locator("#none").is_visible() and page.locator("#manifest dt").count() > 5
     assert errors == [] and all(url.startswith(address) for url in requested)
     assert not page.locator("#error").is_visible()
+
+
+def test_the_printed_address_takes_connections_before_the_server_runs():
+    with server.listening_socket("127.0.0.1", 0) as listener:
+        socket.create_connection(listener.getsockname(), timeout=10).close()
