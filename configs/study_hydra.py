@@ -105,14 +105,18 @@ def _simulated(config: Config) -> Config:
 
 
 def _claims() -> tuple[Claim, ...]:
-    alone = tuple((f"thumb_alone_{factor:g}",) for factor in RATES)
-    return (
-        Claim(
-            "shared heads rank thumbs better than the task alone, at any of its rates",
-            tuple(("shared", *row) for row in alone),
-            metric="auc/thumb",
-        ),
-        Claim("shared heads cost play nothing", (("shared", "play_alone"),), margin=0.002),
+    alone = tuple(f"thumb_alone_{factor:g}" for factor in RATES)
+    return tuple(
+        claim
+        for row, heads in (("shared", "shared heads"), ("light", f"shared heads of weight {LIGHT:g}"))
+        for claim in (
+            Claim(
+                f"{heads} rank thumbs better than the task alone, at any of its rates",
+                tuple((row, other) for other in alone),
+                metric="auc/thumb",
+            ),
+            Claim(f"{heads} cost play nothing", ((row, "play_alone"),), margin=0.002),
+        )
     )
 
 
