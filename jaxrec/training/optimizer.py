@@ -133,7 +133,7 @@ def fused_step(
     for tree in zip(*map(split_sharded, (gradient_sums, params, adam.mu, adam.nu)), strict=True):
         leaves, decays = Leaves(*map(jax.tree.leaves, tree)), jax.tree.leaves(_decays(tree[1]))
         updated, square = fused_adam(rule, scalars, leaves, [config.weight_decay * d for d in decays])
-        trees.append([jax.tree.unflatten(jax.tree.structure(tree[1]), x) for x in updated[1:]])
+        trees.append([jax.tree.unflatten(jax.tree.structure(tree[1]), x) for x in updated])
         squares.append(square)
     params, mu, nu = (merge_sharded(sharded, replicated) for sharded, replicated in zip(*trees, strict=True))
     after = tuple(part._replace(mu=mu, nu=nu) if i == at else part for i, part in enumerate(after))

@@ -112,20 +112,23 @@ def _kernel(rule: AdamRule, sizes: tuple[int, ...], decays: tuple[float, ...], *
 
 def fused_adam(
     rule: AdamRule, scalars: AdamScalars, leaves: Leaves, decays: Sequence[float]
-) -> tuple[Leaves, jax.Array]:
-    """Update all parameters; return them with their moments, and the squared norm of the mean gradient.
+) -> tuple[tuple[list[jax.Array], ...], jax.Array]:
+    """Update all parameters.
 
-    The arrays of the result take the memory of those given, where the caller gives it up. The gradients of
-    the result are the gradient sums. On a CPU the kernel is interpreted, for tests.
+    The arrays of the result take the memory of those given, where the caller gives it up. On a CPU the kernel
+    is interpreted, for tests.
 
     Args:
         rule: Constants of the update.
         scalars: Numbers of the update.
         leaves: The parameters with gradient sums and moments.
         decays: Weight decay of each parameter.
+
+    Returns:
+        Parameters, first and second moments, and the squared norm of the mean gradient, a scalar.
     """
-    after: tuple[list[jax.Array], ...] = ([], [], [])  # parameters, first and second moments
-    squares = [jnp.float32(0)]
+    after: tuple[list[jax.Array], ...] = ([], [], [])
+    square = jnp.float32(0)
     numbers = jnp.stack([jnp.asarray(x, jnp.float32) for x in scalars])
     for start in range(0, len(leaves.params), _MAX_LEAVES):
         part = slice(start, start + _MAX_LEAVES)
@@ -141,5 +144,5 @@ def fused_adam(
         )  # fmt: skip
         for kind, results in enumerate(after):
             results.extend(x.reshape(p.shape) for x, p in zip(arrays[kind * n :], like, strict=False))
-        squares.append(sums.sum())
-    return Leaves(leaves.gradients, *after), sum(squares[1:], squares[0])
+        square = square + sums.sum()
+    return after, square
