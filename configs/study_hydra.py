@@ -10,7 +10,12 @@ returned; the labels of the last three are known for plays alone. `kuairand` has
 and its five seeds are five folds, so that every user is tested once. `tiny` is the simulated study at the
 size of configs/tiny.py.
 
-The table `delayed` has the offline models of configs/delayed.py, which predict from labels of the first day
+A shared model has heads of one weight beside play, and the study chooses the weight on validation twice: by
+the loss of thumbs and by the ranking of plays. A list add names a title of the slate that was not played, so
+that rows of plays have no label for it.
+
+The table `no_taste` has the tasks thumb and all together on a service of taste and satisfaction 0. The table
+`delayed` has the offline models of configs/delayed.py, which predict from labels of the first day
 whether a title is finished within 30 days. They are trained and tested on fewer users.
 """
 
@@ -18,7 +23,7 @@ from configs import delayed, kuairand_impressions, smoe, tiny
 from configs.kuairand_labels import FEEDBACK
 from jaxrec.config import Config, Head, Label, Signal, Simulator
 from jaxrec.core.errors import InputError
-from jaxrec.studies.plan import Claim, ResultTable, Row, Study
+from jaxrec.studies.plan import Choice, Claim, ResultTable, Row, Study
 
 LABELS = (
     Label("finished", "at_least", hours=24, at=0.9, of_drawn="unknown"),
@@ -28,8 +33,12 @@ LABELS = (
 TASKS = tuple(label.name for label in LABELS)
 DELAYED, DELAYED_USERS = "delayed", 6_000  # table, and its users for training and for the test
 RATES = (0.3, 1.0, 3.0)  # learning rates of a task alone, relative to that of the base
-LIGHT = 0.1  # weight of each head beside play, where they are to cost play little
-TABLE = "heads"
+LIGHT = (0.1, 0.03, 0.01)  # weights of each head beside play, where they are to cost play little
+TABLE, NO_TASTE = "heads", "no_taste"
+NO_GAIN = 0.01  # largest difference of AUC that counts as none
+SHARED = ("shared", *(f"light_{w:g}" for w in LIGHT))  # rows of all heads on one tower, by their weight
+ALONE = "thumb alone"  # choices on validation
+BY_THUMB, BY_PLAY = "shared heads, weight by thumbs,", "shared heads, weight by plays,"
 _PLAY = {"objective.ranking": 0.0, "objective.regression": 0.0}
 # KuaiRand: labels with enough positives for a verdict; of the others the study prints what would be visible.
 DECIDED = ("like", "profile_enter")
@@ -47,27 +56,41 @@ def _together(heads: tuple[str, ...], **play: float) -> tuple[Row, ...]:
     """Return the rows of all heads on one model."""
     return (
         _row("shared", "shared", heads, **play),
-        _row("light", f"shared, weights {LIGHT:g}", heads, weight=LIGHT, **play),
+        *(_row(f"light_{w:g}", f"shared, weights {w:g}", heads, weight=w, **play) for w in LIGHT),
         _row("mmoe", "MMoE", heads, model__trunk="mmoe", **play),
         _row("ple", "PLE", heads, model__trunk="ple", **play),
         _row("uncertainty", "shared, learned weights", heads, objective__weighting="uncertainty", **play),
     )
 
 
+def _thumb_alone(base: Config) -> tuple[Row, ...]:
+    """Return the rows of thumbs alone, by the learning rate."""
+    rate = base.optimizer.learning_rate
+    return tuple(
+        _row(f"thumb_alone_{factor:g}", f"thumb alone, rate {factor:g}", ("thumb",),
+             objective__ctr=0.0, optimizer__learning_rate=rate * factor)
+        for factor in RATES
+    )  # fmt: skip
+
+
 def simulated_rows(base: Config) -> tuple[Row, ...]:
     """Return the rows of the simulated study."""
-    no_play = {"objective__ctr": 0.0}
-    rate = base.optimizer.learning_rate
-    thumbs = [
-        _row(f"thumb_alone_{factor:g}", f"thumb alone, rate {factor:g}", ("thumb",),
-             optimizer__learning_rate=rate * factor, **no_play)
-        for factor in RATES
-    ]  # fmt: skip
     return (
         _row("play_alone", "play alone", ()),
-        *thumbs,
-        *(_row(f"{task}_alone", f"{task} alone", (task,), **no_play) for task in TASKS if task != "thumb"),
+        *_thumb_alone(base),
+        *(_row(f"{task}_alone", f"{task} alone", (task,), objective__ctr=0.0) for task in TASKS
+          if task != "thumb"),
         *_together(TASKS),
+    )  # fmt: skip
+
+
+def no_taste_rows(base: Config) -> tuple[Row, ...]:
+    """Return thumbs alone, and all tasks together, on a service whose users have no taste of their own."""
+    edits = {"source.taste": 0.0, "source.satisfaction": 0.0}
+    together = [row for row in _together(TASKS) if row.name in SHARED]
+    return tuple(
+        Row(f"{NO_TASTE}_{row.name}", {**row.edits, **edits}, {NO_TASTE: row.tables[TABLE]})
+        for row in (*_thumb_alone(base), *together)
     )
 
 
@@ -104,20 +127,33 @@ def _simulated(config: Config) -> Config:
     return config
 
 
+def _choices(prefix: str = "") -> tuple[Choice, ...]:
+    """Return the choices on validation: the rate of thumbs alone, and the weight of shared heads."""
+    shared = tuple(prefix + row for row in SHARED)
+    return (
+        Choice(prefix + ALONE, tuple(f"{prefix}thumb_alone_{factor:g}" for factor in RATES), "loss_thumb"),
+        Choice(prefix + BY_THUMB, shared, "loss_thumb"),
+        Choice(prefix + BY_PLAY, shared, "disabled/ndcg@1"),
+    )
+
+
 def _claims() -> tuple[Claim, ...]:
-    alone = tuple(f"thumb_alone_{factor:g}" for factor in RATES)
-    return tuple(
+    of_choices = tuple(
         claim
-        for row, heads in (("shared", "shared heads"), ("light", f"shared heads of weight {LIGHT:g}"))
+        for name in (BY_THUMB, BY_PLAY)
         for claim in (
-            Claim(
-                f"{heads} rank thumbs better than the task alone, at any of its rates",
-                tuple((row, other) for other in alone),
-                metric="auc/thumb",
-            ),
-            Claim(f"{heads} cost play nothing", ((row, "play_alone"),), margin=0.002),
+            Claim(f"{name} rank thumbs better than the task alone", ((name, ALONE),), metric="auc/thumb"),
+            Claim(f"{name} cost play nothing", ((name, "play_alone"),), margin=0.002),
         )
     )
+    prefix = f"{NO_TASTE}_"
+    return (
+        *of_choices,
+        *(Claim(f"without taste, {name} change no more than {NO_GAIN:g}",
+                ((prefix + name, prefix + ALONE), (prefix + ALONE, prefix + name)),
+                metric="auc/thumb", margin=NO_GAIN)
+          for name in (BY_THUMB, BY_PLAY)),
+    )  # fmt: skip
 
 
 def _delayed_claims() -> tuple[Claim, ...]:
@@ -145,9 +181,13 @@ def get_config(scale: str = "small") -> Study:
     config = _simulated(smoe.get_config("small") if scale == "small" else tiny.get_config())
     if scale == "small":
         config.train.duration = "3 epochs"
-    tables = (*tables, ResultTable(DELAYED, "Delayed feedback"))
+    tables = (
+        *tables, ResultTable(NO_TASTE, "Without taste and satisfaction"),
+        ResultTable(DELAYED, "Delayed feedback"),
+    )  # fmt: skip
 
     def rows(base: Config) -> tuple[Row, ...]:
-        return (*simulated_rows(base), *delayed_rows(base))
+        return (*simulated_rows(base), *no_taste_rows(base), *delayed_rows(base))
 
-    return Study(f"hydra-{scale}", config, rows, tables, (TABLE,), (*_claims(), *_delayed_claims()))
+    claims, choices = (*_claims(), *_delayed_claims()), (*_choices(), *_choices(f"{NO_TASTE}_"))
+    return Study(f"hydra-{scale}", config, rows, tables, (TABLE,), claims, choices=choices)

@@ -158,6 +158,17 @@ def _claims(claims: list[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _choices(choices: list[Mapping[str, Any]]) -> list[str]:
+    """Return the table of rows that were chosen on validation."""
+    lines = ["", "## Chosen on validation", ""]
+    lines += text.header("choice", "row", "metric of validation", "mean over the seeds", "")
+    for choice in choices:
+        for row, mean in choice["rows"].items():
+            mark = "chosen" if row == choice["row"] else ""
+            lines.append(text.line(choice["name"], row, choice["metric"], text.number(mean), mark))
+    return lines
+
+
 # ---------------------------------------------------------------- premises
 
 
@@ -236,6 +247,8 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
         lines += ["", _AUC]
     if result["claims"]:
         lines += _claims(result["claims"])
+    if result.get("choices"):
+        lines += _choices(result["choices"])
     for table in result["tables"].values():
         lines += _table(table)
     lines += curve_lines(result["policies"], folder)

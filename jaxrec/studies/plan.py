@@ -21,9 +21,29 @@ from jaxrec.core.ids import CATALOGUE, DELAYED
 from jaxrec.evaluation.labels.predictions import ORDERS as LABEL_METRICS
 from jaxrec.evaluation.metrics import FULL, METRICS
 from jaxrec.evaluation.truth.policy_value import COLUMNS as TRUTH_METRICS
-from jaxrec.studies.declared.study import Claim, CurvePremise, Policies, Premise, ResultTable, Row, Study
+from jaxrec.studies.declared.study import (
+    Choice,
+    Claim,
+    CurvePremise,
+    Policies,
+    Premise,
+    ResultTable,
+    Row,
+    Study,
+)
 
-__all__ = ["Claim", "CurvePremise", "Policies", "Premise", "ResultTable", "Row", "Run", "Study", "Variant"]
+__all__ = [
+    "Choice",
+    "Claim",
+    "CurvePremise",
+    "Policies",
+    "Premise",
+    "ResultTable",
+    "Row",
+    "Run",
+    "Study",
+    "Variant",
+]
 
 PREMISE = "premise"  # value of --tables that selects the premises
 
@@ -200,8 +220,9 @@ def _checked_rows(study: Study) -> dict[str, Row]:
     """Return name -> row.
 
     Raises:
-        InputError: A row names an unknown table, a claim, premise or row names an unknown row, a claim names
-            an unknown metric or has a negative margin, or a chain stands on itself.
+        InputError: A row names an unknown table, a claim, choice, premise or row names an unknown row, a
+            choice has the name of a row, a claim names an unknown metric or has a negative margin, or a chain
+            stands on itself.
     """
     rows = {row.name: row for row in study.rows(study.base)}
     known = [table.name for table in study.tables]
@@ -222,8 +243,12 @@ def _checked_rows(study: Study) -> dict[str, Row]:
             raise InputError(f"claim {claim.name!r}: metric={claim.metric!r}; allowed: {', '.join(allowed)}")
         if not 0.0 <= claim.margin < 1.0:
             raise InputError(f"claim {claim.name!r}: margin={claim.margin}; allowed: 0 to 1, 1 excluded")
+    choices = {choice.name: choice for choice in study.choices}
+    for name in choices:
+        if name in rows:
+            raise InputError(f"choice {name!r}: there is a row of this name; allowed: a name of its own")
     pairs = [
-        *(pair for claim in study.claims for pair in claim.pairs),
+        *(chosen_from(choices, name) for claim in study.claims for pair in claim.pairs for name in pair),
         *(premise.rows for premise in all_premises(study)),
     ]
     policies = study.policies
@@ -234,6 +259,11 @@ def _checked_rows(study: Study) -> dict[str, Row]:
     for name in rows:
         chain(rows, name)
     return rows
+
+
+def chosen_from(choices: Mapping[str, Choice], name: str) -> tuple[str, ...]:
+    """Return the rows that a name in a pair of a claim stands for: those of a choice, or the row itself."""
+    return choices[name].rows if name in choices else (name,)
 
 
 def _check_others(row: Row, rows: Mapping[str, Row]) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 from jaxrec.core.ids import DRAWN_LISTS, LISTS, TRUTH
 from jaxrec.evaluation import statistics
 from jaxrec.evaluation.metrics import FULL, METRICS, suffix
+from jaxrec.studies.blocks.delays import delay_block
+from jaxrec.studies.blocks.labels import label_blocks
+from jaxrec.studies.choices import choose, claims_on_rows
 from jaxrec.studies.comparisons import METRIC, Comparisons, RowResults
-from jaxrec.studies.delay_results import delay_block
-from jaxrec.studies.label_results import label_blocks
 from jaxrec.studies.plan import (
     PREMISE,
     TRUTH_METRICS,
@@ -241,7 +242,7 @@ def _premise_json(premise: Premise, study: Study, comparisons: Comparisons) -> d
 
 
 def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResults) -> dict[str, Any]:
-    """Return `tables`, `claims`, `premises`, `gates`, `policies` and `methods` of the runs that are done.
+    """Return `tables`, `choices`, `claims`, `premises`, `gates`, `policies`, `methods` of the finished runs.
 
     Args:
         study: The study.
@@ -249,14 +250,18 @@ def compute_results(study: Study, tables: tuple[str, ...], row_results: RowResul
         row_results: Row -> seed -> per-user results. A row without results gets no figures.
     """
     comparisons = Comparisons(row_results)
+    choices = [chosen for choice in study.choices if (chosen := choose(choice, row_results))]
     return {
+        "choices": choices,
         "tables": {
             table.name: _table_json(study, table, row_results, comparisons)
             for table in study.tables
             if table.name in tables
         },
         "claims": [
-            line for claim in study.claims for line in _claim_json(claim, study, comparisons, row_results)
+            line
+            for claim in claims_on_rows(study.claims, choices)
+            for line in _claim_json(claim, study, comparisons, row_results)
         ],
         "premises": [
             _premise_json(premise, study, comparisons) for premise in study.premises if PREMISE in tables

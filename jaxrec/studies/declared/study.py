@@ -65,7 +65,7 @@ class Claim:
 
     Attributes:
         name: The statement.
-        pairs: (higher row, lower row) pairs.
+        pairs: (higher row, lower row) pairs; a name may be that of a `Choice`.
         lists: Candidate lists; ("catalogue",) for metrics of all titles, such as "hr@10". "delay_48" is the
             same with scores of 48 hours before, and "delay_48-0" the difference of both, so that a claim on
             it is of a difference in differences.
@@ -80,6 +80,23 @@ class Claim:
     next_k: tuple[int, ...] = (1,)
     metric: str = "ndcg@1"
     margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Rows of which the one with the best validation metric is compared, under the name of the choice.
+
+    Attributes:
+        name: Name in the pairs of claims, where it stands for the chosen row; not the name of a row.
+        rows: Rows to choose from.
+        metric: Metric of the validation at the evaluated checkpoint, as in metrics.jsonl. The mean over the
+            seeds decides: a loss (`loss`, `loss_<head>`) is lowest in the chosen row, any other metric is
+            highest.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,7 @@ class Study:
         folds: Folds of the users, one for each seed in turn (`data.fold`), so that as many seeds test every
             user once; 0: all seeds are trained and tested on the users of the base config.
         policies: Comparison of policies.
+        choices: Rows that are chosen on validation, for claims.
     """
 
     name: str
@@ -181,3 +199,4 @@ class Study:
     premises: tuple[Premise, ...] = ()
     folds: int = 0
     policies: Policies = field(default_factory=Policies)
+    choices: tuple[Choice, ...] = ()

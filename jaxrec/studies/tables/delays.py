@@ -9,7 +9,7 @@ _NAMES = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr@100": "MRR@100"}
 
 
 def delay_table(block: Mapping[str, Any]) -> list[str]:
-    """Return the lines of `delay_results.delay_block`."""
+    """Return the lines of `blocks.delays.delay_block`."""
     lines = [
         f"All titles, {block['queries']:,} queries of {block['users']:,} users; {block['left_out']:,} "
         "without a play before the longest delay are left out. Differences are of NDCG@10.", "",

@@ -18,7 +18,7 @@ def label_tables(labels: Mapping[str, Any]) -> list[str]:
     """Return the lines of the tables of a study's labels, one table for each head.
 
     Args:
-        labels: `label_results.label_blocks`.
+        labels: `blocks.labels.label_blocks`.
     """
     lines: list[str] = []
     for head, block in labels.items():
