@@ -38,6 +38,7 @@ TABLE, NO_TASTE = "heads", "no_taste"
 NO_GAIN = 0.01  # largest difference of AUC that counts as none
 SHARED = ("shared", *(f"light_{w:g}" for w in LIGHT))  # rows of all heads on one tower, by their weight
 ALONE = "thumb alone"  # choices on validation
+WITHOUT = "without taste: "
 BY_THUMB, BY_PLAY = "shared heads, weight by thumbs,", "shared heads, weight by plays,"
 _PLAY = {"objective.ranking": 0.0, "objective.regression": 0.0}
 # KuaiRand: labels with enough positives for a verdict; of the others the study prints what would be visible.
@@ -127,13 +128,18 @@ def _simulated(config: Config) -> Config:
     return config
 
 
-def _choices(prefix: str = "") -> tuple[Choice, ...]:
-    """Return the choices on validation: the rate of thumbs alone, and the weight of shared heads."""
+def _choices(where: str = "", prefix: str = "") -> tuple[Choice, ...]:
+    """Return the choices on validation: the rate of thumbs alone, and the weight of shared heads.
+
+    Args:
+        where: Beginning of the names of the choices.
+        prefix: Beginning of the names of the rows.
+    """
     shared = tuple(prefix + row for row in SHARED)
     return (
-        Choice(prefix + ALONE, tuple(f"{prefix}thumb_alone_{factor:g}" for factor in RATES), "loss_thumb"),
-        Choice(prefix + BY_THUMB, shared, "loss_thumb"),
-        Choice(prefix + BY_PLAY, shared, "disabled/ndcg@1"),
+        Choice(where + ALONE, tuple(f"{prefix}thumb_alone_{factor:g}" for factor in RATES), "loss_thumb"),
+        Choice(where + BY_THUMB, shared, "loss_thumb"),
+        Choice(where + BY_PLAY, shared, "disabled/ndcg@1"),
     )
 
 
@@ -146,11 +152,10 @@ def _claims() -> tuple[Claim, ...]:
             Claim(f"{name} cost play nothing", ((name, "play_alone"),), margin=0.002),
         )
     )
-    prefix = f"{NO_TASTE}_"
     return (
         *of_choices,
-        *(Claim(f"without taste, {name} change no more than {NO_GAIN:g}",
-                ((prefix + name, prefix + ALONE), (prefix + ALONE, prefix + name)),
+        *(Claim(f"{WITHOUT}{name} change no more than {NO_GAIN:g}",
+                ((WITHOUT + name, WITHOUT + ALONE), (WITHOUT + ALONE, WITHOUT + name)),
                 metric="auc/thumb", margin=NO_GAIN)
           for name in (BY_THUMB, BY_PLAY)),
     )  # fmt: skip
@@ -189,5 +194,5 @@ def get_config(scale: str = "small") -> Study:
     def rows(base: Config) -> tuple[Row, ...]:
         return (*simulated_rows(base), *no_taste_rows(base), *delayed_rows(base))
 
-    claims, choices = (*_claims(), *_delayed_claims()), (*_choices(), *_choices(f"{NO_TASTE}_"))
+    claims, choices = (*_claims(), *_delayed_claims()), (*_choices(), *_choices(WITHOUT, f"{NO_TASTE}_"))
     return Study(f"hydra-{scale}", config, rows, tables, (TABLE,), claims, choices=choices)
