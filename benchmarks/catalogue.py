@@ -7,12 +7,18 @@
         --config.data.validation_share=0.1 --config.train.seed=0 --workdir N0
     python -m benchmarks.catalogue --runs W0,W1,W2 [--next_item N0,N1,N2] [--retrieve 50] [--json F]
 
+    python -m benchmarks.catalogue --runs W0,W1,W2 --then V0,V1,V2    # V: after W, on retrieved titles
+
 The runs differ in `train.seed` alone. All orders rank the same queries: the test queries of the runs'
 dataset, without the titles that the user played before. The next-item model reads the stored history of a
-query, as the ranker does; it must be trained without the test users. Differences are between "model", the
-corrected order, and each other order: over users, with the mean over seeds for each user, and over seeds.
+query, as the ranker does; it must be trained without the test users. Runs of `--then` have started from those
+of `--runs`; their two stages are ordered by their corrected scores, and by the plain ones. Differences are
+between "model", the corrected order, and each other order: over users, with the mean over seeds for each
+user, and over seeds.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,24 +28,28 @@ from absl import flags
 from benchmarks.command import Report, run
 from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import FIRST_TITLE
+from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD
 from jaxrec.core.paths import as_path
 from jaxrec.data.loading.left_out import LeftOutTitles, left_out_titles
 from jaxrec.data.storage.arrays import as_words
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import metrics, statistics
+from jaxrec.evaluation.correction import uncorrected
 from jaxrec.evaluation.evaluator import CATALOGUE, EvaluationOptions, evaluate
-from jaxrec.tasks.loading import LoadedCheckpoint, load_checkpoint
+from jaxrec.evaluation.scorers import CatalogueRanker
+from jaxrec.runtime.mesh import replicate
+from jaxrec.tasks.loading import LoadedCheckpoint, default_checkpoint, load_checkpoint, open_dataset
 
 METRICS = ("hr@1", "hr@10", "ndcg@10")
 SHOWN = ("coverage@10", "novelty@10")
-NEXT_ITEM, TWO_STAGE = "next_item", "two_stage"
+NEXT_ITEM, TWO_STAGE, THEN = "next_item", "two_stage", "then_"
 _QUERIES = 512  # scored at a time
 
 
 def _flags() -> None:
     flags.DEFINE_list("runs", None, "workdirs of a ranker's runs, one per seed", required=True)
     flags.DEFINE_list("next_item", [], "workdirs of a next-item model's runs, as many")
+    flags.DEFINE_list("then", [], "workdirs of as many runs that go on from --runs")
     flags.DEFINE_integer("retrieve", 50, "titles of the retrieval head in two stages; 0: none", lower_bound=0)
 
 
@@ -150,10 +160,31 @@ def compare(
     return means, differences
 
 
+def _ranks_of_second(workdir: str, retrieve: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield name -> ranks [Q] of a run that has gone on from another: of all titles, and of two stages."""
+    evaluation = evaluate(as_path(workdir), EvaluationOptions(lists=(CATALOGUE,), retrieve=retrieve))
+    assert evaluation.ranked is not None  # CATALOGUE was evaluated
+    yield f"{THEN}model", evaluation.ranked.by_order["model"].ranks
+    if not retrieve:
+        return
+    yield f"{THEN}{RETRIEVAL_HEAD}", evaluation.ranked.by_order[RETRIEVAL_HEAD].ranks
+    yield f"{THEN}{TWO_STAGE}", evaluation.ranked.staged
+    loaded = load_checkpoint(workdir, default_checkpoint(workdir))
+    dataset = open_dataset(loaded, None)
+    left_out = left_out_titles(dataset, "test", evaluation.rows, loaded.config.evaluate.seen)
+    rows = dataset.rows("test")
+    if left_out.seen == "all":
+        rows = rows.with_words(partial(left_out.bits, titles=dataset.layout.num_titles))
+    plain, table = {"plain": uncorrected(loaded.task)}, replicate(loaded.task.title_table(loaded.arrays))
+    ranker = CatalogueRanker(loaded.task, table, plain, left_out.seen, retrieve=retrieve)
+    yield f"{THEN}{TWO_STAGE}_plain", ranker(loaded.params, rows).staged
+
+
 def main(args: flags.FlagValues) -> Report:
     """Evaluate all runs and compare their orders."""
-    if args.next_item and len(args.next_item) != len(args.runs):
-        raise InputError(f"--next_item: {len(args.next_item)} runs; allowed: {len(args.runs)}, as --runs")
+    for flag in ("next_item", "then"):
+        if args[flag].value and len(args[flag].value) != len(args.runs):
+            raise InputError(f"--{flag}: {len(args[flag].value)} runs; allowed: {len(args.runs)}, as --runs")
     ranks: dict[str, list[np.ndarray]] = {}
     shown: dict[str, list[dict[str, float]]] = {}
     rows: np.ndarray = np.empty(0)
@@ -167,6 +198,8 @@ def main(args: flags.FlagValues) -> Report:
             shown.setdefault(name, []).append({m: evaluation.result[CATALOGUE][name][m] for m in SHOWN})
         if args.retrieve:
             ranks.setdefault(TWO_STAGE, []).append(evaluation.ranked.staged)
+        for name, rank_Q in _ranks_of_second(args.then[number], args.retrieve) if args.then else ():
+            ranks.setdefault(name, []).append(rank_Q)
         if args.next_item:
             meta = load_checkpoint(workdir, "last").meta
             dataset = Dataset(meta["dataset_directory"])

@@ -33,7 +33,7 @@ from jaxrec.config.schema import Config, Mix
 from jaxrec.config.tree import among, require, walk
 from jaxrec.core import registry
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import POOLS, SHARD_SLOTS
+from jaxrec.core.ids import POOLS, SERVED, SHARD_SLOTS
 
 UNITS = ("epochs", "steps")
 
@@ -133,7 +133,8 @@ def _check_sampling(config: Config) -> None:
     require(bool(contexts) or not rate, "sampling.context_dropout", rate, "be 0 without context features")
     for pool, count in zip(POOLS, mix_counts(sampling.mix, sampling.negatives), strict=True):
         stored = getattr(config.data, pool)
-        require(stored >= count, f"data.{pool}", stored, f"be at least {count}, which sampling.mix takes")
+        least = 0 if pool == SERVED and config.data.directory and not stored else count  # the task checks
+        require(stored >= least, f"data.{pool}", stored, f"be at least {count}, which sampling.mix takes")
     most, stored = min(config.data.num_targets, len(sampling.target_weights)), config.data.num_targets
     weights = len(sampling.target_weights)
     allowed = f"be at most {most}: data.num_targets={stored}, {weights} sampling.target_weights"

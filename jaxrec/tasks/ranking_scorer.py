@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.config.heads import TITLE, HeadSpec, Page, head_values
+from jaxrec.config.validation import mix_counts
 from jaxrec.core.batch import History, HostBatch, Outcome, TitleTable
 from jaxrec.core.errors import InputError
-from jaxrec.core.ids import LABELS, RETRIEVAL_HEAD, SERVED
+from jaxrec.core.ids import LABELS, POOLS, RETRIEVAL_HEAD, SERVED
 from jaxrec.core.registry import HEADS
 from jaxrec.core.row_format import FeatureSpec
 from jaxrec.data.loading.packing import Packer
@@ -54,10 +55,13 @@ class RankingScorer(Task):
                     "exposures do not have; allowed: 0, with heads on labels"
                 )
         _ = self.pages  # raises for an unknown value
-        if self.reads_served and not self.layout.has_served:
+        needed = mix_counts(self.config.sampling.mix, self.config.sampling.negatives)[POOLS.index(SERVED)]
+        columns = self.layout.pools[-1] if self.layout.has_served else 0
+        if self.reads_served and columns < needed:
             raise InputError(
-                f"sampling.mix.served={self.config.sampling.mix.served:g} needs served titles, which the "
-                "dataset's rows do not hold; allowed: 0, or a dataset of data.served above 0"
+                f"sampling.mix.served={self.config.sampling.mix.served:g} needs {needed} served titles a "
+                f"row, and the dataset's rows hold {columns}; allowed: a lower share, or a dataset of "
+                f"data.served={needed} or more, or of python -m jaxrec.retrieve with as many --titles"
             )
         check_strata_counts(self.layout, self.config.sampling.strata, self.strata)
 

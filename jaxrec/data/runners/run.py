@@ -21,6 +21,7 @@ from jaxrec.runtime.locks import exclusive
 from jaxrec.sources import open_source
 
 RUNNERS = ("threads", "beam")
+_REWRITTEN = ("filled", "pairs", "retrieved")  # entries of a manifest that name the dataset before
 
 
 def _no_progress() -> contextlib.AbstractContextManager[Progress]:
@@ -64,8 +65,8 @@ def ensure_dataset(
                     logging.warning("note on %s: %s", directory, note)
                 return
     kept = read_manifest(manifest)
-    made_from = kept.get("pairs", kept.get("filled", kept))  # the dataset before predictions and pairs
-    if made_from["digest"] != digest(config):
+    digests = {kept["digest"], *(kept[key]["digest"] for key in _REWRITTEN if key in kept)}
+    if digest(config) not in digests:
         raise InputError(
             f"dataset {directory}: was prepared with other source, features, signals, labels or data "
             "settings; allowed: the same settings, or another data.directory"
