@@ -182,9 +182,9 @@ def _ranks_of_second(workdir: str, retrieve: int) -> Iterator[tuple[str, np.ndar
 
 def main(args: flags.FlagValues) -> Report:
     """Evaluate all runs and compare their orders."""
-    for flag in ("next_item", "then"):
-        if args[flag].value and len(args[flag].value) != len(args.runs):
-            raise InputError(f"--{flag}: {len(args[flag].value)} runs; allowed: {len(args.runs)}, as --runs")
+    for flag, runs in (("next_item", args.next_item), ("then", args.then)):
+        if runs and len(runs) != len(args.runs):
+            raise InputError(f"--{flag}: {len(runs)} runs; allowed: {len(args.runs)}, as --runs")
     ranks: dict[str, list[np.ndarray]] = {}
     shown: dict[str, list[dict[str, float]]] = {}
     rows: np.ndarray = np.empty(0)
