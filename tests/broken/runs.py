@@ -254,4 +254,25 @@ LINES = (
         "parts = words[..., None] << jnp.arange(0, 32, bits, dtype=jnp.uint32)",
         ("tests/tasks/test_ranking_inputs.py",),
     ),
+    Line(
+        "a loss is lowest in the chosen row",
+        "jaxrec/studies/choices.py",
+        "best = (min if choice.metric.startswith(_LOSS) else max)(means, key=means.__getitem__)",
+        "best = max(means, key=means.__getitem__)",
+        ("tests/studies/test_choices.py",),
+    ),
+    Line(
+        "the validation is that of the evaluated checkpoint",
+        "jaxrec/studies/choices.py",
+        '("validation", step)',
+        '("validation", line.get("step"))',
+        ("tests/studies/test_choices.py",),
+    ),
+    Line(
+        "rows are compared over the seeds that all have",
+        "jaxrec/studies/choices.py",
+        "seeds = sorted(set.intersection(*({*row_results[row]} for row in rows))) if rows else []",
+        "seeds = sorted(set.union(*({*row_results[row]} for row in rows))) if rows else []",
+        ("tests/studies/test_choices.py",),
+    ),
 )

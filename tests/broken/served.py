@@ -6,6 +6,7 @@ _POOL = "tests/data/examples/test_served_pool.py"
 _PREPARED = "tests/data/runners/test_served_preparation.py"
 _NEGATIVES = "tests/tasks/test_served_negatives.py"
 _LIST = "tests/evaluation/test_served_list.py"
+_RETRIEVE = "tests/end_to_end/test_retrieve.py"
 
 LINES = (
     Line(
@@ -114,5 +115,33 @@ LINES = (
         'records = records[labels.inputs.rank_of_row[records["title"]] >= 0]',
         "records = records[:]",
         ("tests/data/examples/test_impressions.py",),
+    ),
+    Line(
+        "retrieved titles leave out what the user played",
+        "jaxrec/analysis/rewritten/retrieved_titles.py",
+        'left_out[: len(block)] = played.mask(block["user"])',
+        "pass",
+        (f"{_RETRIEVE}::test_training_rows_hold_the_best_titles_that_the_user_never_played",),
+    ),
+    Line(
+        "held-out rows leave out their history and targets",
+        "jaxrec/analysis/rewritten/retrieved_titles.py",
+        "left_out[np.arange(len(block))[:, None], block[name]] = True",
+        "pass",
+        (f"{_RETRIEVE}::test_held_out_rows_list_titles_outside_their_history",),
+    ),
+    Line(
+        "retrieved titles are drawn, not the first ones",
+        "jaxrec/analysis/rewritten/retrieved_titles.py",
+        "draw_BxN = mix(key_B[:, None], id_BxN) >> np.uint64(1)",
+        "draw_BxN = np.arange(id_BxN.size, dtype=np.uint64).reshape(id_BxN.shape)",
+        (f"{_RETRIEVE}::test_training_rows_hold_the_best_titles_that_the_user_never_played",),
+    ),
+    Line(
+        "a mix takes no more served titles than rows hold",
+        "jaxrec/tasks/ranking_scorer.py",
+        "if self.reads_served and columns < needed:",
+        "if False:",
+        (f"{_RETRIEVE}::test_a_run_goes_on_with_retrieved_titles",),
     ),
 )
