@@ -31,7 +31,8 @@ TOP, DRAWN = 12, 5
 def config(small_config):
     """Return a config of few users with a retrieval head and two next titles."""
     config = copy.deepcopy(small_config)
-    config.source.users, config.source.test_only_users, config.source.titles = 200, 40, 80
+    config.source.users, config.source.test_only_users, config.source.titles = 200, 40, 200
+    config.source.plays_per_user = 24.0  # so that a user has several rows
     config.features = tuple(f for f in config.features if f.where != "context")
     config.model.features = ("title_id", "completion")
     config.data.num_targets, config.sampling.next_k, config.evaluate.next_k = 2, 1, (1,)
@@ -126,8 +127,8 @@ def test_a_run_goes_on_with_retrieved_titles(run, config):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--top=0",), r"--top=0; allowed: 1 to the 80 titles of the dataset"),
-        (("--top=81",), r"--top=81; allowed: 1 to the 80 titles"),
+        (("--top=0",), r"--top=0; allowed: 1 to the 200 titles of the dataset"),
+        (("--top=201",), r"--top=201; allowed: 1 to the 200 titles"),
         (("--top=10", "--titles=11"), r"--titles=11; allowed: 1 to --top=10"),
         (("--titles=0",), r"--titles=0; allowed: 1 to --top=50"),
     ],
