@@ -47,6 +47,11 @@ class ModelHolder:
         self._stopped = True
         self._wanted.set()
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the thread to end after `stop`; return False where it compiles for longer."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def request_reload(self) -> None:
         """Let the thread look at the folder now."""
         self._wanted.set()

@@ -10,6 +10,13 @@ _RETRIEVE = "tests/end_to_end/test_retrieve.py"
 
 LINES = (
     Line(
+        "a stop does not wait for the compiler, and is no crash",
+        "jaxrec/service/server.py",
+        "if not service.holder.ends_within(_THREAD_SECONDS):",
+        "if False:",
+        ("tests/service/test_server.py::test_a_stop_while_the_model_is_compiled_is_no_crash",),
+    ),
+    Line(
         "a request is counted with the status of its answer",
         "jaxrec/service/metrics.py",
         """            if message["type"] == "http.response.start":

@@ -129,10 +129,13 @@ def searching(once):
 
 @pytest.fixture
 def start():
-    """Return a function that starts the command and returns its process and address, ready to serve."""
+    """Return a function that starts the command and returns its process and address, ready to serve.
+
+    With wait=False it is returned while the model is compiled.
+    """
     processes = []
 
-    def start(folder, *arguments, **variables):
+    def start(folder, *arguments, wait=True, **variables):
         words = ["-m", "jaxrec.serve", "--export", folder, "--port", 0, "--max_batch", 2, "--max_k", 10]
         env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | variables
         process = subprocess.Popen(
@@ -143,7 +146,7 @@ def start():
         line = process.stdout.readline()
         assert "serving" in line, process.communicate()[1]
         address = re.search(r"http://\S+", line)[0]
-        while httpx.get(f"{address}/readyz").status_code != 200:
+        while wait and httpx.get(f"{address}/readyz").status_code != 200:
             assert process.poll() is None
         return process, address
 

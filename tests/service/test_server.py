@@ -47,6 +47,16 @@ async def send_all(address, bodies, events):
     return answers
 
 
+def test_a_stop_while_the_model_is_compiled_is_no_crash(export_folder, start, tmp_path):
+    process, address = start(
+        export_folder, "--drain", 0, wait=False, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "empty")
+    )
+    assert httpx.get(f"{address}/readyz").json()["status"] == "compiling"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == ""
+
+
 @pytest.mark.parametrize(
     "requests, reloads", [(200, 1), pytest.param(1000, 3, marks=pytest.mark.slow)], ids=["short", "long"]
 )
