@@ -9,7 +9,8 @@ The base is configs/policy.py:small. Every row but the first and `raters` trains
 run of its seed, so that `bc`, imitation for as long, is the control: a few more epochs of imitation alone
 change the value. The values are those of the last checkpoints under the truth of the simulated service.
 `--tables rivals` has fewer rows: each method at its best settings, and the curves of value against KL.
-`--tables weights` has the rows that weigh logged choices, with the betas of the claims. `--tables premise`
+`--tables weights` has the rows that weigh logged choices, with the betas of the claims. `--tables others` has
+what neither of both has: other baselines, rewards of models, CQL and the other betas. `--tables premise`
 compares A-SFT with Exp-RSFT at three spreads of the users' leniency. `--tables composite` has a reward from
 completion and thumbs, ratings unseen, which habit and clickbait bend. `--tables shown` has weighted binary
 classification of the titles that were shown, and rivals on a dataset that stores these titles too.
@@ -28,7 +29,7 @@ from jaxrec.config import Config, Post
 from jaxrec.core.errors import InputError
 from jaxrec.studies.plan import Claim, CurvePremise, Policies, Premise, ResultTable, Row, Study
 
-TABLE, RIVALS, WEIGHTS = "post", "rivals", "weights"
+TABLE, RIVALS, WEIGHTS, OTHERS = "post", "rivals", "weights", "others"
 COMPOSITE = policy.COMPOSITE  # table, and the first row of its rows
 SHOWN = "shown"
 RATERS = "raters"
@@ -47,6 +48,10 @@ _OF_RIVALS = (
 _OF_WEIGHTS = (
     "bc", "reward", "exp_rsft_0.25", "exp_rsft_0.5", "exp_rsft_1",
     "asft_0.25", "asft_0.5", "asft_1", "asft_4",
+)  # fmt: skip
+_OF_OTHERS = (
+    "bc", "exp_rsft_2", "exp_rsft_4", "asft_0.5", "asft_2", *(f"asft_{name}" for name in BASELINES), "cql",
+    *(f"asft_{source}" for source in _SOURCES),
 )  # fmt: skip
 _OF_PREMISE = ("0.25", "0.5", "1")  # betas at each spread of leniency
 _OF_COMPOSITE = {
@@ -92,7 +97,7 @@ def rows(base: Config) -> tuple[Row, ...]:
         changed = replace(objectives["asft"], source=source, reward_models=base.post.reward_models)
         post[f"asft_{source}"] = changed, f"A-SFT, rewards of the {source}, beta 0.5"
     post |= {name: (objectives[name], label) for name, label in _BY_OTHERS.items()}
-    tables = {RIVALS: _OF_RIVALS, WEIGHTS: _OF_WEIGHTS}
+    tables = {RIVALS: _OF_RIVALS, WEIGHTS: _OF_WEIGHTS, OTHERS: _OF_OTHERS}
     return (
         Row(FIRST, {}, dict.fromkeys((TABLE, *tables), "imitation")),
         Row(RATERS, {"train.seed": base.train.seed + _SEED_OF_RATERS}, {}),
@@ -171,7 +176,8 @@ def get_config(scale: str = "small") -> Study:
         return Study(f"post-{scale}", base, _kuairand_rows, (table,), (TABLE,), policies=policies)
     tables = (
         ResultTable(TABLE, "Post-training"), ResultTable(RIVALS, "Methods of post-training"),
-        ResultTable(WEIGHTS, "Weights of logged choices"), ResultTable(COMPOSITE, "Composite reward"),
+        ResultTable(WEIGHTS, "Weights of logged choices"),
+        ResultTable(OTHERS, "Other baselines, rewards and betas"), ResultTable(COMPOSITE, "Composite reward"),
         ResultTable(SHOWN, "Titles that were shown"),
     )  # fmt: skip
     policies = Policies(CURVES, RATERS, "reward", (TABLE, RIVALS), METHODS)
