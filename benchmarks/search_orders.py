@@ -5,21 +5,28 @@ of the simulated service is for a title that the user has not played, so that us
 
 - prefix: names that begin with the query, then shared n-grams as in the order `lexical`.
 - prefix_or_genre: also titles of which a genre is the query.
+- names_then_model: as the service lists them, by the level of `data.text.name_matches`, then by the model.
 
 Popularity breaks ties.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrec.config.schema import Config
+from jaxrec.core.batch import HostBatch
 from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.tables import Lists, Source
 from jaxrec.data.loading.left_out import LeftOutTitles
+from jaxrec.data.storage.arrays import as_words
 from jaxrec.data.storage.dataset import Arrays, Dataset, SelectedRows
+from jaxrec.data.text.name_matches import NameMatches, name_matches
 from jaxrec.data.text.named_titles import NamedTitles, named_titles
 from jaxrec.data.text.ngrams import ngram_ids
+from jaxrec.evaluation.correction import load_or_fit_correction
 from jaxrec.evaluation.references.orders import target_ranks
 from jaxrec.evaluation.results import model_ranks
 from jaxrec.evaluation.scorers import ListScorer
@@ -28,7 +35,9 @@ from jaxrec.sources import open_source
 from jaxrec.tasks.loading import LoadedCheckpoint
 
 MATCHING, POOLS = "matching", ("enabled", "disabled")  # lists by kind of negative
-_FIRST = 1e6  # above every sum of weights of n-grams
+_FIRST = 1e6  # above every sum of weights of n-grams, and every difference of scores
+_SCORED = 512  # queries that the model scores at a time
+SERVED = "names_then_model"
 
 
 class Searches(NamedTuple):
@@ -108,6 +117,51 @@ def search_orders(queries: Searches, source: Source, dataset: Dataset) -> dict[s
         ranks[queries.row] = _ranks(queries, named, first, arrays)
         out[name] = ranks
     return out
+
+
+def ranks_of_service(
+    queries: Searches, source: Source, loaded: LoadedCheckpoint, dataset: Dataset, workdir: Path
+) -> np.ndarray:
+    """Return the ranks [S] of the targets by the order of the service: by the match, then by the model."""
+    arrays, task, rows = dataset.arrays, loaded.task, queries.rows
+    table = replicate(loaded.arrays.title_table())
+    correction = load_or_fit_correction(workdir, loaded, table, dataset)
+    score = jax.jit(
+        lambda words: correction(
+            task.score_all_titles(
+                loaded.params, HostBatch(words, np.ones(len(words), bool)), table, (correction.head,)
+            ).by_head[correction.head]
+        )
+    )
+    matches, place = _names_of(source, arrays), np.empty(len(rows), np.int64)
+    place[queries.row] = np.arange(len(queries.row))
+
+    def scores(row: np.ndarray) -> np.ndarray:
+        """Return the scores [N, V] of queries: those of the model in levels."""
+        out = np.empty((len(row), len(arrays.id_of_rank)))
+        for first in range(0, len(row), _SCORED):
+            part = row[first : first + _SCORED]
+            words = np.pad(as_words(rows[part]), ((0, _SCORED - len(part)), (0, 0)))
+            out[first : first + len(part)] = np.asarray(score(words))[: len(part), arrays.id_of_rank]
+        texts, index = np.unique(queries.text[place[row]], return_inverse=True)
+        levels = np.stack([matches.levels(text) for text in texts.tolist()])[index]
+        return levels * _FIRST + out
+
+    return target_ranks(scores, queries.row, rows["target"][:, 0], arrays, queries.left_out)
+
+
+def _names_of(source: Source, arrays: Arrays) -> NameMatches:
+    """Return the names and genres of a source's titles, by popularity rank."""
+    titles = source.titles()
+    row_of = {key: row for row, key in enumerate(titles.key.tolist())}
+    of_rank = np.array([row_of[key] for key in arrays.title_key[arrays.id_of_rank - FIRST_TITLE].tolist()])
+    names, genres = titles.features["name"], titles.features["genres"]
+    assert isinstance(names, np.ndarray) and isinstance(genres, Lists)
+    values, index = np.unique(genres.values.astype(str), return_inverse=True)
+    count = np.diff(genres.offsets)
+    of_title = np.full((len(count), max(int(count.max(initial=0)), 1)), -1)
+    of_title[np.arange(of_title.shape[1]) < count[:, None]] = index
+    return name_matches(names[of_rank], values, of_title[of_rank])
 
 
 def _ranks(queries: Searches, named: NamedTitles, first: np.ndarray, arrays: Arrays) -> np.ndarray:

@@ -19,7 +19,15 @@ import numpy as np
 from absl import flags
 
 from benchmarks.command import Report, run
-from benchmarks.search_orders import collisions, ranks_by_negatives, search_orders, searches, source_of
+from benchmarks.search_orders import (
+    SERVED,
+    collisions,
+    ranks_by_negatives,
+    ranks_of_service,
+    search_orders,
+    searches,
+    source_of,
+)
 from benchmarks.slices import difference
 from configs.study_unicorn import CANVASES, ONLY, ROWS, UNIFIED
 from configs.unicorn import CANVAS, QUERY
@@ -111,7 +119,7 @@ def _ranks_of(workdir: Path, directory: Path) -> _Ranks:
 
 def _search_ranks(workdir: Path, directory: Path, config: Config, row: np.ndarray) -> dict[str, np.ndarray]:
     """Return the ranks of the targets of the searches `row`, by text and by negatives; a file keeps them."""
-    file = workdir / "searches.npz"
+    file = workdir / "searches_served.npz"
     if not file.exists():
         dataset, loaded = Dataset(str(directory)), load_checkpoint(workdir, default_checkpoint(workdir))
         rows, source = dataset.rows("test").all(), source_of(config)
@@ -119,6 +127,7 @@ def _search_ranks(workdir: Path, directory: Path, config: Config, row: np.ndarra
         made = searches(source, QUERY, dataset, row, left_out)
         by_text = {name: x[made.row] for name, x in search_orders(made, source, dataset).items()}
         negatives = ranks_by_negatives(made, loaded, dataset)
+        by_text[SERVED] = ranks_of_service(made, source, loaded, dataset, workdir)
         ranks = by_text | {f"against {name}": x for name, x in negatives.items()}
         np.savez(file, names=np.array([*ranks]), ranks=np.stack([*ranks.values()]))
     with np.load(file) as stored:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from jaxrec.core.errors import InputError
-from jaxrec.service import schemas
+from jaxrec.service import answer_schemas, schemas
 from jaxrec.service.answers.cache import AnswerCache, cache_key
 from jaxrec.service.answers.columns import to_bytes
 from jaxrec.service.answers.model import ServedModel
@@ -141,28 +141,28 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _add_recommendations(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/recommend", response_model=schemas.RecommendAnswer, responses=ERRORS["body"])
+    @app.post("/v1/recommend", response_model=answer_schemas.RecommendAnswer, responses=ERRORS["body"])
     async def recommend(request: Request) -> Response:
         """Recommend titles to a user."""
         model, wanted = service.parse(await request.body(), "recommend")
         job = model.recommend_job(wanted)
         return await service.cached(model, "recommend", wanted, lambda: service.batcher.submit(job))
 
-    @app.post("/v1/search", response_model=schemas.SearchAnswer, responses=ERRORS["body"])
+    @app.post("/v1/search", response_model=answer_schemas.SearchAnswer, responses=ERRORS["body"])
     async def search(request: Request) -> Response:
         """Search titles by a query, for a user or for nobody."""
         model, wanted = service.parse(await request.body(), "search")
         job = model.search_job(wanted)
         return await service.cached(model, "search", wanted, lambda: service.batcher.submit(job))
 
-    @app.post("/v1/score", response_model=schemas.ScoreAnswer, responses=ERRORS["titles"])
+    @app.post("/v1/score", response_model=answer_schemas.ScoreAnswer, responses=ERRORS["titles"])
     async def score(request: Request) -> Response:
         """Score titles for a user."""
         model, wanted = service.parse(await request.body(), "score")
         job = model.score_job(wanted)
         return await service.cached(model, "score", wanted, lambda: service.batcher.submit(job))
 
-    @app.post("/v1/similar", response_model=schemas.SimilarAnswer, responses=ERRORS["titles"])
+    @app.post("/v1/similar", response_model=answer_schemas.SimilarAnswer, responses=ERRORS["titles"])
     async def similar(request: Request) -> Response:
         """List the titles that are most similar to a title."""
         model, wanted = service.parse(await request.body(), "similar")
@@ -178,7 +178,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
 
 
 def _add_catalogue(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/titles", response_model=schemas.TitlesAnswer, responses=ERRORS["query"])
+    @app.get("/v1/titles", response_model=answer_schemas.TitlesAnswer, responses=ERRORS["query"])
     def titles(
         text: Annotated[str, Query(max_length=_MOST_TEXT)] = "",
         limit: Annotated[int, Query(ge=1, le=_MOST_FOUND)] = 10,
@@ -186,7 +186,7 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
         """Find titles by name or key, the most popular first."""
         return _json(to_bytes({"titles": service.holder.model.find_titles(text, limit)}))
 
-    @app.get("/v1/manifest", response_model=schemas.ManifestAnswer, responses=ERRORS["get"])
+    @app.get("/v1/manifest", response_model=answer_schemas.ManifestAnswer, responses=ERRORS["get"])
     def manifest() -> Response:
         """Return the manifest of the export, without its files and its config."""
         model = service.holder.model
@@ -198,13 +198,13 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", response_model=schemas.HealthAnswer, responses=ERRORS["health"])
+    @app.get("/healthz", response_model=answer_schemas.HealthAnswer, responses=ERRORS["health"])
     async def health() -> Response:
         """Report that the process runs: 503 where the first model cannot be compiled."""
         failure = service.holder.failure
         return _json(to_bytes({"status": failure or "alive"}), 503 if failure else 200)
 
-    @app.get("/readyz", response_model=schemas.HealthAnswer, responses=ERRORS["health"])
+    @app.get("/readyz", response_model=answer_schemas.HealthAnswer, responses=ERRORS["health"])
     async def ready() -> Response:
         """Report if requests are served: 503 while the model is compiled, and after a stop signal."""
         state = service.state

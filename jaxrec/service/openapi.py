@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from jaxrec.service.schemas import ErrorAnswer, HealthAnswer, RequestSchemas
+from jaxrec.service.answer_schemas import ErrorAnswer, HealthAnswer
+from jaxrec.service.schemas import RequestSchemas
 
 _REASONS = {
     400: "The body is not JSON.",

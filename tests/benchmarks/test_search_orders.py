@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from jaxrec.data.runners.local import prepare
 from jaxrec.data.storage.dataset import Dataset
 from jaxrec.data.text.ngrams import MOST, ngram_ids
 from jaxrec.evaluation.scorers import ListScores
+from jaxrec.models.outputs import Correction
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,3 +107,38 @@ def test_lists_hold_the_titles_that_match_best_and_were_not_played(searched, mon
 def test_names_that_hash_alike_are_counted_once():
     out = search_orders.collisions(np.array(["ab", "ab ab", "Ab", "zebra", "ab zebra", "quiz"]))
     assert out == {"names": 5, "same": 2 / 5, "within": 3 / 5}  # "ab" and "ab ab"; both and "zebra"
+
+
+def test_the_order_of_the_service_has_matches_first_and_then_the_model(searched, monkeypatch, tmp_path):
+    dataset, source, made = searched
+    arrays, V = dataset.arrays, dataset.layout.num_titles
+    points = np.random.default_rng(0).permutation(V).astype(np.float32)
+
+    class Task:
+        def score_all_titles(self, params, host, table, heads):
+            return SimpleNamespace(by_head={heads[0]: jnp.broadcast_to(points, (len(host.words), V))})
+
+    monkeypatch.setattr(search_orders, "load_or_fit_correction", lambda *_: Correction("ctr"))
+    loaded = SimpleNamespace(
+        task=Task(), params=None, arrays=SimpleNamespace(title_table=lambda: np.zeros(1))
+    )
+    ranks = search_orders.ranks_of_service(made, source, loaded, dataset, tmp_path)
+    assert len(ranks) == len(made.row)
+    titles, ids = source.titles(), arrays.id_of_rank.tolist()
+    row_of = {int(key): i for i, key in enumerate(titles.key)}
+    names, genres = titles.features["name"], titles.features["genres"]
+    matched = 0
+    for s, row in enumerate(made.row[:60].tolist()):
+        text, gone, target = made.text[s], gone_of(made, row), int(made.rows["target"][row, 0])
+        key = {}
+        for id_ in ids:
+            i = row_of[int(arrays.title_key[id_ - 2])]
+            words = str(names[i]).split()
+            of = genres.values[genres.offsets[i] : genres.offsets[i + 1]].tolist()
+            level = 2 if str(names[i]).startswith(text) or text in of else 0
+            later = any(" ".join(words[w:]).startswith(text) for w in range(1, len(words)))
+            key[id_] = (-(level or int(later)), -points[id_])
+        before = [id_ for id_ in ids if id_ not in gone and key[id_] < key[target]]
+        assert ranks[s] == 1 + len(before)
+        matched += key[target][0] == -2
+    assert matched > 20

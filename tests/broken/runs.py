@@ -13,9 +13,9 @@ LINES = (
     ),
     Line(
         "each request of a batch has its own filters",
-        "jaxrec/service/answers/model.py",
-        "group = np.arange(len(jobs), dtype=np.int32)",
-        "group = np.zeros(len(jobs), np.int32)",
+        "jaxrec/service/answers/search.py",
+        "np.arange(len(eligible_BxV), dtype=np.int32)",
+        "np.zeros(len(eligible_BxV), np.int32)",
         ("tests/service/test_answers.py::test_answers_are_those_of_the_library_in_every_batch",),
     ),
     Line(

@@ -6,9 +6,38 @@ _POOL = "tests/data/examples/test_served_pool.py"
 _PREPARED = "tests/data/runners/test_served_preparation.py"
 _NEGATIVES = "tests/tasks/test_served_negatives.py"
 _LIST = "tests/evaluation/test_served_list.py"
+_SEARCH = "tests/service/test_search.py"
 _RETRIEVE = "tests/end_to_end/test_retrieve.py"
 
 LINES = (
+    Line(
+        "a name that begins with the query is above a later word",
+        "jaxrec/data/text/name_matches.py",
+        "out[np.char.startswith(self.name_V, text)] = NAME",
+        "pass",
+        ("tests/data/text/test_name_matches.py",),
+    ),
+    Line(
+        "a genre that is the query is a match",
+        "jaxrec/data/text/name_matches.py",
+        "out[(self.genre_VxG == _index(self.genre, text)).any(axis=1)] = NAME",
+        "pass",
+        ("tests/data/text/test_name_matches.py",),
+    ),
+    Line(
+        "titles of a lower level follow those of a higher one",
+        "jaxrec/service/answers/search.py",
+        "to = count[pending][row] + place",
+        "to = place",
+        (f"{_SEARCH}::test_titles_that_match_come_first_in_the_order_of_the_model",),
+    ),
+    Line(
+        "a level is not listed twice",
+        "jaxrec/service/answers/search.py",
+        "exclusions = _only(left[pending] == current[pending, None])",
+        "exclusions = _only(eligible_BxV[pending])",
+        (f"{_SEARCH}::test_titles_that_match_come_first_in_the_order_of_the_model",),
+    ),
     Line(
         "a stop does not wait for the compiler, and is no crash",
         "jaxrec/service/server.py",

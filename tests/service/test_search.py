@@ -25,14 +25,22 @@ def test_a_search_is_a_request_with_a_query_on_the_canvas_of_searches(search_cli
     model = search_client.service.holder.model
     assert model.names is not None and all(model.names)
     query, history = str(model.names[3])[:2], [play(search_client, i) for i in (5, 9)]
-    body = {"history": history, "k": 5}
+    body = {"history": history, "k": 5, "matches_first": False}
     answer = search_client.post("/v1/search", body | {"query": query}).json()
+    assert {title["match"] for title in answer["titles"]} == {None}
     assert answer["query"] == query and len(answer["titles"]) == 5 and not answer["empty_history"]
     features = {"canvas": "search", "query": query}
     same = search_client.post(
-        "/v1/recommend", body | {"features": features, "filter_watched": False, "filter_abandoned": False}
+        "/v1/recommend",
+        {
+            "history": history,
+            "k": 5,
+            "features": features,
+            "filter_watched": False,
+            "filter_abandoned": False,
+        },
     ).json()
-    assert answer["titles"] == same["titles"]
+    assert [{**title, "match": None} for title in same["titles"]] == answer["titles"]
     other = search_client.post("/v1/search", body | {"query": str(model.names[40])[:4]}).json()
     scores = [[t["score"] for t in a["titles"]] for a in (answer, other)]
     assert scores[0] != scores[1]
@@ -54,7 +62,8 @@ def test_any_query_is_answered_for_nobody(search_client, query):
 
 def test_an_empty_query_is_none_and_later_characters_are_not_read(search_client):
     def titles(query, **body):
-        return search_client.post("/v1/search", {"query": query, "k": 5} | body).json()["titles"]
+        body = {"query": query, "k": 5, "matches_first": False} | body
+        return search_client.post("/v1/search", body).json()["titles"]
 
     assert titles("") == titles("   ")
     assert titles("ba" * 64 + "zzz") == titles("ba" * 64)
@@ -74,7 +83,8 @@ def test_a_canvas_never_trained_on_is_the_unknown_canvas(search_client, searchin
 
     def over_http(path, **features):
         body = {"history": history, "k": 5, "filter_watched": False, "filter_abandoned": False}
-        body |= {"features": features} | ({"query": query} if path == "search" else {})
+        body |= {"features": features}
+        body |= {"query": query, "matches_first": False} if path == "search" else {}
         return [(t["title"], t["score"]) for t in search_client.post(f"/v1/{path}", body).json()["titles"]]
 
     unknown = over_http("search", canvas="kids")
@@ -135,3 +145,67 @@ def test_a_model_without_queries_refuses_a_search():
     assert filled.fill({"c": ["home"]}, "ba") == {"c": ["home"], "q": ["ba"]}
     assert filled.fill({}, "ba") == {"c": ["search"], "q": ["ba"]}
     assert SearchColumns((text, canvas), ["home"]).fill({}, "ba") == {"q": ["ba"]}
+
+
+def test_titles_that_match_come_first_in_the_order_of_the_model(search_client):
+    """A loop over all titles gives the list: by level of the match, then by the score of the model."""
+    model = search_client.service.holder.model
+    k, query = 20, str(model.names[3])[:2].upper()
+    history = [play(search_client, i) for i in (5, 9)]
+    body = {"query": query, "k": k, "history": history}
+    scores = search_client.post(
+        "/v1/score",
+        {"history": history, "features": {"canvas": "search", "query": query}, "titles": model.titles},
+    ).json()["scores"]
+    genres = model.recommender.genres()
+
+    def level(row):
+        name = str(model.names[row]).lower()
+        if name.startswith(query.lower()):
+            return 2
+        return int(any(word.startswith(query.lower()) for word in name.split()[1:]))
+
+    assert genres is not None and query.lower() not in {g.lower() for g in genres.values.tolist()}
+    order = sorted(range(len(scores)), key=lambda row: (-level(row), -scores[row]["score"]))
+    levels = [level(row) for row in order]
+    assert 0 < levels.count(2) < k and levels.count(1) and levels.count(2) + levels.count(1) < len(levels)
+    answer = search_client.post("/v1/search", body).json()["titles"]
+    assert [title["title"] for title in answer] == [model.titles[row] for row in order[:k]]
+    assert [title["match"] for title in answer] == [("", "word", "name")[x] or None for x in levels[:k]]
+    assert [title["rank"] for title in answer] == [*range(1, k + 1)]
+    np.testing.assert_allclose(
+        [title["score"] for title in answer],
+        [scores[row]["score"] for row in order[:k]],
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    few = search_client.post("/v1/search", body | {"k": 2}).json()["titles"]
+    assert few == answer[:2]
+    denied = search_client.post("/v1/search", body | {"deny": [answer[0]["title"]]}).json()["titles"]
+    assert [t["title"] for t in denied[:5]] == [t["title"] for t in answer[1:6]]
+
+
+def test_a_genre_is_found_by_its_name(search_client):
+    model = search_client.service.holder.model
+    genres = model.recommender.genres()
+    genre = str(genres.values[0])
+    answer = search_client.post("/v1/search", {"query": f" {genre.upper()} ", "k": 5}).json()["titles"]
+    for title in answer:
+        (id_,) = model.ids([title["title"]]).tolist()
+        assert genre in model._genres_of(id_) or title["match"] is None
+    assert answer[0]["match"] == "name"
+
+
+def test_requests_of_all_kinds_share_a_batch(search_client):
+    """Lists of searches and of recommendations are those that each has alone."""
+    model = search_client.service.holder.model
+    query = str(model.names[3])[:2]
+    history = [play(search_client, i) for i in (5, 9)]
+    found = model.search_job(model.schemas.search(query=query, k=9, history=history))
+    plain = model.recommend_job(model.schemas.recommend(k=3, history=history))
+    together, alone = model.answer([found, plain]), [*model.answer([found]), *model.answer([plain])]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert [t["title"] for t in ours["titles"]] == [t["title"] for t in theirs["titles"]]
+        scores = [[t["score"] for t in x["titles"]] for x in (ours, theirs)]
+        np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-6)
+    assert [len(answer["titles"]) for answer in together] == [9, 3]

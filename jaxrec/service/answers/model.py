@@ -16,7 +16,7 @@ from jaxrec.core.ids import FIRST_TITLE
 from jaxrec.core.row_format import Layout
 from jaxrec.core.tables import Interactions, Users
 from jaxrec.service.answers.columns import finite, join_plays, numbered, raw_column, without_title
-from jaxrec.service.answers.search import CANVAS, SearchColumns
+from jaxrec.service.answers.search import CANVAS, SearchColumns, add_matches, exported_names, top_by_level
 from jaxrec.service.options import ServiceError, ServiceOptions
 from jaxrec.service.schemas import RequestSchemas, request_schemas
 from jaxrec.serving.exclusions import Exclusions
@@ -43,6 +43,7 @@ class AnswerJob:
     filter: TitleFilter | None = None
     explain: bool = False
     query: str | None = None  # of a search
+    level: np.ndarray | None = None  # [V] int8 of each title's match with the query, by popularity rank
     ids: np.ndarray = dataclasses.field(default_factory=lambda: _NO_TITLES)
 
 
@@ -62,7 +63,6 @@ class ServedModel:
         self.max_k = min(options.max_k, recommender.scorer.most_titles)
         arrays, self._genres = recommender.arrays, recommender.genres()
         self.titles, self.names = recommender.titles.tolist(), recommender.names
-        self._rank_of_id = arrays.rank_of_id
         by_rank = (arrays.id_of_rank - FIRST_TITLE).tolist()
         names = [""] * len(self.titles) if self.names is None else self.names
         self._texts = np.array([f"{names[row]}\n{self.titles[row]}".lower() for row in by_rank])
@@ -70,8 +70,8 @@ class ServedModel:
             recommender.manifest["columns"], self.titles[:2],
             dataclasses.replace(options, max_k=self.max_k),
         )  # fmt: skip
-        canvases = recommender.context_values(CANVAS)
-        self._search = SearchColumns(self.schemas.features, canvases)
+        self._search = SearchColumns(self.schemas.features, recommender.context_values(CANVAS))
+        self._matches = exported_names(recommender)
         self._time_column = [column.name for column in self.schemas.plays if column.role == "time"]
         self._filters = {
             (watched, abandoned): self._filter(Filters(watched, abandoned))
@@ -134,6 +134,7 @@ class ServedModel:
         """
         job = self.recommend_job(request)
         job.features, job.query = self._search.fill(job.features, request.query), request.query
+        job.level = self._matches.levels(request.query) if request.matches_first else None
         return job
 
     def score_job(self, request: Any) -> AnswerJob:
@@ -242,6 +243,7 @@ class ServedModel:
 
     def _lists(self, jobs: Sequence[AnswerJob], made: Requests) -> list[dict[str, Any]]:
         eligible_BxV = np.ones((len(jobs), len(self.recommender.arrays.id_of_rank)), bool)
+        level_BxV = np.zeros(eligible_BxV.shape, np.int8)
         of_filter: dict[int, Exclusions] = {}
         for i, job in enumerate(jobs):
             assert job.filter is not None
@@ -250,10 +252,9 @@ class ServedModel:
             out = of_filter[id(job.filter)]
             eligible_BxV[i] = out.eligible_GxV[0]
             eligible_BxV[i, out.rank[slice(*np.searchsorted(out.user, [i, i + 1]))]] = False
-        # One group for each request: requests with any filters share a batch, and no shape depends on them.
-        group = np.arange(len(jobs), dtype=np.int32)
-        exclusions = Exclusions(_NO_TITLES, _NO_TITLES, group, eligible_BxV)
-        top, popular = self.recommender.top(made, exclusions, max(job.k for job in jobs))
+            if job.level is not None:
+                level_BxV[i] = job.level
+        top, popular = top_by_level(self.recommender, made, eligible_BxV, level_BxV, [j.k for j in jobs])
         results = []
         for i, job in enumerate(jobs):
             ids = top.id[i, : job.k]
@@ -270,6 +271,8 @@ class ServedModel:
             if job.explain and len(ids):
                 for title, reasons in zip(titles, self._reasons(job, ids), strict=True):
                     title["reasons"] = reasons
+            if job.query is not None:
+                add_matches(titles, level_BxV[i, self.recommender.arrays.rank_of_id[ids]].tolist())
             query = {} if job.query is None else {"query": job.query}
             order = POPULARITY if popular[i] else TOP_PICKS
             results.append({"titles": titles, "order": order, **query})
@@ -326,7 +329,7 @@ class ServedModel:
                 if weights[i, column] > 0
             ]  # fmt: skip
             genres = [value for value in self._genres_of(id_) if value in seen_genres]
-            rank = int(self._rank_of_id[id_]) + 1
+            rank = int(self.recommender.arrays.rank_of_id[id_]) + 1
             out.append({"plays": plays, "genres": genres, "popularity_rank": rank})
         return out
 

@@ -7,11 +7,11 @@ from fastapi import FastAPI, Header, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from jaxrec.core.json_io import dumps
+from jaxrec.service.answer_schemas import SlateAnswer, SlatesAnswer
 from jaxrec.service.live.slates import LiveSlates
 from jaxrec.service.live.stream import LiveStream
 from jaxrec.service.openapi import ERRORS
 from jaxrec.service.options import ServiceError
-from jaxrec.service.schemas import SlateAnswer, SlatesAnswer
 
 _TEXT = Query(max_length=200)
 
