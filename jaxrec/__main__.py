@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "evaluate a checkpoint",
     "describe": "describe signals, labels, rewards, tasks and features, and flag leaks",
     "pairs": "draw pairs of titles from a policy, for DPO and IPO",
+    "retrieve": "write the titles that a retrieval head selects as served titles",
     "fill": "predict the unknown labels of a dataset by an offline model",
     "mixture": "mix trained models by a gate that is fitted on validation users",
     "stabilise": "give a checkpoint vectors like those of an earlier run, with the same scores",
@@ -27,7 +28,7 @@ COMMANDS = {
     "days": "update models day by day, each evaluated on the day after",
 }
 GROUPS = {
-    "data": ("prepare", "describe", "fill", "tokenise"),
+    "data": ("prepare", "describe", "fill", "retrieve", "tokenise"),
     "training and evaluation": (
         "train",
         "pairs",

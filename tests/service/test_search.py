@@ -201,9 +201,9 @@ def test_requests_of_all_kinds_share_a_batch(search_client):
     model = search_client.service.holder.model
     query = str(model.names[3])[:2]
     history = [play(search_client, i) for i in (5, 9)]
-    found = model.search_job(model.schemas.search(query=query, k=9, history=history))
+    search = model.search_job(model.schemas.search(query=query, k=9, history=history))
     plain = model.recommend_job(model.schemas.recommend(k=3, history=history))
-    together, alone = model.answer([found, plain]), [*model.answer([found]), *model.answer([plain])]
+    together, alone = model.answer([search, plain]), [*model.answer([search]), *model.answer([plain])]
     for ours, theirs in zip(together, alone, strict=True):
         assert [t["title"] for t in ours["titles"]] == [t["title"] for t in theirs["titles"]]
         scores = [[t["score"] for t in x["titles"]] for x in (ours, theirs)]

@@ -41,7 +41,7 @@ _DRAW = 0x4E7213  # stream of the draws among retrieved titles
 _PAIRS = 2**22  # (row, title) pairs that are scored at a time
 
 
-class PlayedTitles:
+class TrainingPlays:
     """Titles of the training rows of each user, as targets or in histories.
 
     Args:
@@ -98,7 +98,7 @@ class Retriever:
         best_BxN, id_BxN = top_titles(scores_BxV, self._top, table.rank)
         return jnp.where(best_BxN > -jnp.inf, id_BxN, 0)
 
-    def __call__(self, rows: np.ndarray, played: PlayedTitles | None, salt: int) -> np.ndarray:
+    def __call__(self, rows: np.ndarray, played: TrainingPlays | None, salt: int) -> np.ndarray:
         """Return ids [B, drawn] of retrieved titles in an order by hash, then 0 where there are fewer.
 
         Args:
@@ -203,7 +203,7 @@ def _write(
     drawn = made_from["titles"]
     layout = dataclasses.replace(dataset.layout, pools=(*dataset.layout.drawn_pools, drawn))
     width = min(drawn, layout.negatives)
-    played = PlayedTitles(dataset.rows(SPLITS[0]), layout.num_titles)
+    played = TrainingPlays(dataset.rows(SPLITS[0]), layout.num_titles)
     with DatasetWriter(folder) as writer:
         writer.begin(layout)
         for salt, split in enumerate(SPLITS):

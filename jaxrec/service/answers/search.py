@@ -1,7 +1,7 @@
 """Searches: the features of a request that has a query, and lists with the titles that match it first.
 
 A search is a ranking in two stages: names retrieve, and the model orders what matches. What does not match
-follows in the order of the model, which also knows misspelt names. Axis letters: B requests, V titles by
+follows in the order of the model, which reads misspelt names too. Axis letters: B requests, V titles by
 popularity rank.
 """
 
