@@ -44,12 +44,18 @@ def main(args: flags.FlagValues) -> None:
         "fingerprint": made.manifest["fingerprint"],
         "top": args.top,
         "titles": args.titles,
+        "rows": made.manifest["retrieved"]["rows"],
         "seconds": time.perf_counter() - started,
     }
+    of_splits = made.manifest["splits"]
+    rows = ", ".join(
+        f"{count:,} of {of_splits[split]['examples']:,} {split}" for split, count in result["rows"].items()
+    )
     done = "written" if made.written else "was there, with the same content"
     print_result(
         result,
-        f"{args.out}: {done}\n{args.titles} of the best {args.top} titles stored as served titles\n"
+        f"{args.out}: {done}\n{args.titles} of the best {args.top} titles stored as served titles of rows "
+        f"whose next title is among the {args.top}: {rows}\n"
         f"next: python -m jaxrec.train --config C --config.data.directory={args.out} with a "
         "sampling.mix whose served is above 0",
     )

@@ -174,6 +174,13 @@ LINES = (
         (f"{_RETRIEVE}::test_training_rows_hold_the_best_titles_that_the_user_never_played",),
     ),
     Line(
+        "a next title that is not retrieved has no retrieved titles beside it",
+        "jaxrec/analysis/rewritten/retrieved_titles.py",
+        "np.where(is_retrieved[..., None], drawn[:, None], 0)",
+        "drawn[:, None]",
+        (f"{_RETRIEVE}::test_training_rows_hold_the_best_titles_that_the_user_never_played",),
+    ),
+    Line(
         "a mix takes no more served titles than rows hold",
         "jaxrec/tasks/ranking_scorer.py",
         "if self.reads_served and columns < needed:",

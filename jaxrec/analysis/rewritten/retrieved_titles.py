@@ -2,7 +2,9 @@
 
 The second stage of a two-stage ranking orders what the first one retrieves. Trained on such titles, it learns
 from what it will order (hard negatives from the retriever: Huang et al., Embedding-based Retrieval in
-Facebook Search, KDD 2020, section 6). Axis letters: B rows, V titles, K next titles, N retrieved titles.
+Facebook Search, KDD 2020, section 6). A next title that is not retrieved is never shown, so that its row has
+no retrieved titles: with them a model would learn that what the retriever dislikes is played. Axis letters:
+B rows, V titles, K next titles, N retrieved titles.
 """
 
 import dataclasses
@@ -87,8 +89,13 @@ class Retriever:
         self._rows = max(min(BLOCK_ROWS, _PAIRS // layout.num_titles), 1)
         self._retrieve = jax.jit(self._best)
 
-    def _best(self, params: Any, table: Any, words: jax.Array, left_out_BxV: jax.Array) -> jax.Array:
-        """Return the ids [B, N] of the best titles, 0 where fewer remain."""
+    def _best(
+        self, params: Any, table: Any, words: jax.Array, left_out_BxV: jax.Array, target_BxK: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the ids [B, N] of the best titles, 0 where fewer remain, and where targets are among them.
+
+        A target [B, K] is retrieved where fewer than N of the titles that are not left out score as high.
+        """
         host: Any = HostBatch(cast(Any, words), np.ones(len(words), bool))
         by_head = self._task.score_all_titles(params, host, table, (RETRIEVAL_HEAD,)).by_head
         title_1xV = jnp.arange(self._alone.num_titles)[None]
@@ -96,10 +103,12 @@ class Retriever:
         allowed_1xV = title_1xV >= FIRST_TITLE if titles_V is None else titles_V
         scores_BxV = jnp.where(allowed_1xV & ~left_out_BxV, by_head[RETRIEVAL_HEAD], -jnp.inf)
         best_BxN, id_BxN = top_titles(scores_BxV, self._top, table.rank)
-        return jnp.where(best_BxN > -jnp.inf, id_BxN, 0)
+        own_BxK = jnp.take_along_axis(by_head[RETRIEVAL_HEAD], target_BxK, axis=1)
+        is_retrieved_BxK = ((best_BxN[:, None] < own_BxK[..., None]) & (target_BxK > 0)[..., None]).any(-1)
+        return jnp.where(best_BxN > -jnp.inf, id_BxN, 0), is_retrieved_BxK
 
     def __call__(self, rows: np.ndarray, played: TrainingPlays | None, salt: int) -> np.ndarray:
-        """Return ids [B, drawn] of retrieved titles in an order by hash, then 0 where there are fewer.
+        """Return ids [B, K, drawn] of retrieved titles in an order by hash, then 0 where there are fewer.
 
         Args:
             rows: [B] rows of a split.
@@ -107,9 +116,10 @@ class Retriever:
             salt: Number of the split.
 
         Returns:
-            Title ids, none of them a target or a title of the history of the row.
+            Title ids, none of them a target or a title of the history of the row; 0 throughout for a target
+            that is not retrieved.
         """
-        out = np.zeros((len(rows), self._drawn), np.int32)
+        out = np.zeros((*rows["target"].shape, self._drawn), np.int32)
         for start in range(0, len(rows), self._rows):
             block = rows[start : start + self._rows]
             alone = np.zeros(self._rows, self._alone.row_dtype())
@@ -121,8 +131,12 @@ class Retriever:
                 left_out[: len(block)] = played.mask(block["user"])
             for name in ("target", "history_title"):
                 left_out[np.arange(len(block))[:, None], block[name]] = True
-            ids = np.asarray(self._retrieve(self._params, self._table, as_words(alone), left_out))
-            out[start : start + len(block)] = self._draw(block, ids[: len(block)], salt)
+            target = np.zeros((self._rows, block["target"].shape[1]), np.int32)
+            target[: len(block)] = block["target"]
+            made = self._retrieve(self._params, self._table, as_words(alone), left_out, target)
+            ids, is_retrieved = (np.asarray(x)[: len(block)] for x in made)
+            drawn = self._draw(block, ids, salt)
+            out[start : start + len(block)] = np.where(is_retrieved[..., None], drawn[:, None], 0)
         return out
 
     def _draw(self, rows: np.ndarray, id_BxN: np.ndarray, salt: int) -> np.ndarray:
@@ -165,8 +179,9 @@ def write_retrieved(
 ) -> Rewritten:  # fmt: skip
     """Write a dataset whose served titles are drawn from those that a retrieval head selects.
 
-    Training rows leave out all titles that their user played in the training rows, as the drawn pools do;
-    held-out rows leave out those of the history. Served titles that the dataset may have are replaced, and
+    A row whose next title is not among the N titles that are retrieved has none. Training rows leave out all
+    titles that their user played in the training rows, as the drawn pools do; held-out rows leave out those
+    of the history. Served titles that the dataset may have are replaced, and
     the truth of the served list is unknown.
 
     Args:
@@ -203,6 +218,7 @@ def _write(
     drawn = made_from["titles"]
     layout = dataclasses.replace(dataset.layout, pools=(*dataset.layout.drawn_pools, drawn))
     width = min(drawn, layout.negatives)
+    retrieved: dict[str, int] = {}
     played = TrainingPlays(dataset.rows(SPLITS[0]), layout.num_titles)
     with DatasetWriter(folder) as writer:
         writer.begin(layout)
@@ -214,15 +230,15 @@ def _write(
                 for name in {*(rows.dtype.names or ())} & {*(dtype.names or ())} - {_POOL, _LIST}:
                     out[name] = rows[name]
                 ids = retriever(rows, played if is_training else None, salt)
+                retrieved[split] = retrieved.get(split, 0) + int((ids[:, 0, 0] > 0).sum())
                 if is_training:
-                    out[_POOL] = ids
+                    out[_POOL] = ids[:, 0]
                 else:
-                    present = rows["target"] > 0
-                    out[_LIST][..., :width] = np.where(present[..., None], ids[:, None, :width], 0)
+                    out[_LIST][..., :width] = ids[..., :width]
                     out[f"oracle_{SERVED}"], out[f"truth_{SERVED}"] = np.nan, np.nan
                 writer.add(split, out)
         manifest = copied_manifest(dataset) | {
-            "digest": own, "layout": layout.to_json(), "retrieved": made_from,
+            "digest": own, "layout": layout.to_json(), "retrieved": made_from | {"rows": retrieved},
         }  # fmt: skip
         manifest["fingerprint"] = fingerprint_of(manifest, writer.row_sums())
         users = {split: dataset.user_keys(split) for split in SPLITS[1:]}
