@@ -258,3 +258,24 @@ def test_study_md_and_json(study, run_results, tmp_path):
     assert "![the gain with moods](premise-mood-best-mid.svg)" in text
     assert ElementTree.parse(tmp_path / "premise-mood-best-mid.svg").getroot().tag.endswith("svg")
     assert "best over low" in markdown.summary(result) and "shown" in markdown.summary(result)
+
+
+def test_rows_without_lists_have_no_tables_of_dashes(tmp_path):
+    """Policies on real logs are measured by reward models alone."""
+    row = {
+        "row": "a",
+        "label": "A",
+        "paper": {},
+        "against": "a",
+        "after": "",
+        "figures": {},
+        "differences": {},
+    }
+    table = {
+        "title": "T", "next_k": (1,), "rows": [row | {"seeds": [0]}], "visible": {}, "queries": {},
+        "users": {}, "baselines": {}, "labels": {}, "policies": {}, "delays": {},
+    }  # fmt: skip
+    lines = markdown._table(table)
+    assert lines == ["", "## T", "", "The rows rank no candidate list, and no truth is known of them."]
+    not_run = markdown._table(table | {"rows": [row | {"seeds": []}]})
+    assert "### PHNS-enabled, K=1" in not_run
