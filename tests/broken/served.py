@@ -169,8 +169,8 @@ LINES = (
     Line(
         "retrieved titles are drawn, not the first ones",
         "jaxrec/analysis/rewritten/retrieved_titles.py",
-        "draw_BxN = mix(key_B[:, None], id_BxN) >> np.uint64(1)",
-        "draw_BxN = np.arange(id_BxN.size, dtype=np.uint64).reshape(id_BxN.shape)",
+        "drawn = shuffle_hard(ids, (ids > 0).sum(axis=1), key, np.asarray(salt))[:, : self._drawn]",
+        "drawn = ids[:, : self._drawn]",
         (f"{_RETRIEVE}::test_training_rows_hold_the_best_titles_that_the_user_never_played",),
     ),
     Line(

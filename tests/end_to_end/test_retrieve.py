@@ -9,9 +9,11 @@ import pytest
 
 from jaxrec.analysis.rewritten import retrieved_titles
 from jaxrec.config.schema import Mix
+from jaxrec.config.serialization import digest
 from jaxrec.core.batch import HostBatch
 from jaxrec.core.errors import InputError
 from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD, SPLITS
+from jaxrec.data.runners import run as data_run
 from jaxrec.data.runners.local import prepare
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.arrays import as_words
@@ -152,6 +154,24 @@ def test_numbers_out_of_range_are_one_line(run, flags, message, tmp_path):
 def test_a_run_without_a_retrieval_head_is_refused(tiny_run, run):
     with pytest.raises(InputError, match=r"has no retrieval head: model.retrieval_dim=0; allowed"):
         retrieved_titles.write_retrieved(tiny_run / "run", run / "D", run / "none", TOP, DRAWN)
+
+
+def test_retrieved_titles_are_not_retrieved_again(run):
+    with pytest.raises(
+        InputError, match="has retrieved titles already; allowed: the dataset"
+    ):
+        retrieved_titles.write_retrieved(run / "W", run / "D2", run / "none", TOP, DRAWN)
+
+
+@pytest.mark.parametrize("own, before", [("filled", "retrieved"), ("retrieved", "filled")])
+def test_a_dataset_that_was_rewritten_twice_is_that_of_its_config(run, config, monkeypatch, own, before):
+    """Whichever was written last, one of the entries has the digest of the prepared dataset."""
+    twice = {"digest": "c", own: {"digest": "b"}, before: {"digest": digest(config)}}
+    monkeypatch.setattr(data_run, "read_manifest", lambda path: twice)
+    ensure_dataset(config, run / "D2")
+    twice[before] = {"digest": "a"}
+    with pytest.raises(InputError, match="was prepared with other source"):
+        ensure_dataset(config, run / "D2")
 
 
 def test_another_catalogue_is_refused(run, tiny_directory):

@@ -29,6 +29,7 @@ from jaxrec.core.ids import FIRST_TITLE, RETRIEVAL_HEAD, SERVED, SPLITS
 from jaxrec.core.paths import AnyPath
 from jaxrec.core.row_format import Layout
 from jaxrec.data.events.event_log import ranges
+from jaxrec.data.examples.user_pools import shuffle_hard
 from jaxrec.data.runners.manifest import fingerprint_of
 from jaxrec.data.storage.arrays import as_words
 from jaxrec.data.storage.dataset import BLOCK_ROWS, Dataset, Rows
@@ -38,8 +39,9 @@ from jaxrec.models.two_stage import top_titles
 from jaxrec.runtime.mesh import replicate
 from jaxrec.tasks.loading import LoadedCheckpoint, check_same_catalogue, default_checkpoint, load_checkpoint
 
+_RETRIEVED = "retrieved"  # entry of the manifest
 _POOL, _LIST = f"pool_{SERVED}", f"list_{SERVED}"
-_DRAW = 0x4E7213  # stream of the draws among retrieved titles
+_DRAW = 0x4E7213  # first number of the salts of the draws among retrieved titles
 _PAIRS = 2**22  # (row, title) pairs that are scored at a time
 
 
@@ -113,7 +115,7 @@ class Retriever:
         Args:
             rows: [B] rows of a split.
             played: Titles to leave out by user; None: those of the row's history alone.
-            salt: Number of the split.
+            salt: Salt of the draws of the split.
 
         Returns:
             Title ids, none of them a target or a title of the history of the row; 0 throughout for a target
@@ -135,17 +137,10 @@ class Retriever:
             target[: len(block)] = block["target"]
             made = self._retrieve(self._params, self._table, as_words(alone), left_out, target)
             ids, is_retrieved = (np.asarray(x)[: len(block)] for x in made)
-            drawn = self._draw(block, ids, salt)
+            key = mix(self._seed, block["user"], block["position"])
+            drawn = shuffle_hard(ids, (ids > 0).sum(axis=1), key, np.asarray(salt))[:, : self._drawn]
             out[start : start + len(block)] = np.where(is_retrieved[..., None], drawn[:, None], 0)
         return out
-
-    def _draw(self, rows: np.ndarray, id_BxN: np.ndarray, salt: int) -> np.ndarray:
-        """Return ids [B, drawn] from [B, N], in an order by hash; the absent titles come last."""
-        key_B = mix(self._seed, _DRAW, salt, rows["user"], rows["position"])
-        draw_BxN = mix(key_B[:, None], id_BxN) >> np.uint64(1)
-        draw_BxN[id_BxN == 0] = np.iinfo(np.uint64).max
-        order_BxN = np.argsort(draw_BxN, axis=1, kind="stable")[:, : self._drawn]
-        return np.take_along_axis(id_BxN, order_BxN, axis=1)
 
 
 def check_model(loaded: LoadedCheckpoint, dataset: Dataset, top: int, drawn: int) -> None:
@@ -153,7 +148,7 @@ def check_model(loaded: LoadedCheckpoint, dataset: Dataset, top: int, drawn: int
 
     Raises:
         InputError: The run has no retrieval head, the rows have no candidates, the titles or categories are
-            not those of the run, or a number is too large.
+            not those of the run, the dataset has retrieved titles, or a number is out of range.
     """
     if not loaded.config.model.retrieval_dim:
         raise InputError(
@@ -164,6 +159,11 @@ def check_model(loaded: LoadedCheckpoint, dataset: Dataset, top: int, drawn: int
         raise InputError(
             f"dataset {dataset.directory}: its rows have no negatives; allowed: a dataset of requests "
             "(data.examples='requests')"
+        )
+    if _RETRIEVED in dataset.manifest:
+        raise InputError(
+            f"dataset {dataset.directory}: has retrieved titles already; allowed: the dataset that it was "
+            "made from"
         )
     titles = dataset.layout.num_titles - FIRST_TITLE
     if not 1 <= top <= titles:
@@ -181,8 +181,8 @@ def write_retrieved(
 
     A row whose next title is not among the N titles that are retrieved has none. Training rows leave out all
     titles that their user played in the training rows, as the drawn pools do; held-out rows leave out those
-    of the history. Served titles that the dataset may have are replaced, and
-    the truth of the served list is unknown.
+    of the history. Served titles that the dataset may have are replaced, and the truth of the served list is
+    unknown.
 
     Args:
         workdir: Folder of the run with the retrieval head.
@@ -222,7 +222,7 @@ def _write(
     played = TrainingPlays(dataset.rows(SPLITS[0]), layout.num_titles)
     with DatasetWriter(folder) as writer:
         writer.begin(layout)
-        for salt, split in enumerate(SPLITS):
+        for salt, split in enumerate(SPLITS, _DRAW):
             is_training = split == SPLITS[0]
             dtype = layout.row_dtype() if is_training else layout.query_dtype()
             for rows in row_blocks(dataset.rows(split)):
@@ -238,7 +238,7 @@ def _write(
                     out[f"oracle_{SERVED}"], out[f"truth_{SERVED}"] = np.nan, np.nan
                 writer.add(split, out)
         manifest = copied_manifest(dataset) | {
-            "digest": own, "layout": layout.to_json(), "retrieved": made_from | {"rows": retrieved},
+            "digest": own, "layout": layout.to_json(), _RETRIEVED: made_from | {"rows": retrieved},
         }  # fmt: skip
         manifest["fingerprint"] = fingerprint_of(manifest, writer.row_sums())
         users = {split: dataset.user_keys(split) for split in SPLITS[1:]}
