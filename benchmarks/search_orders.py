@@ -23,7 +23,7 @@ from jaxrec.core.tables import Lists, Source
 from jaxrec.data.loading.left_out import LeftOutTitles
 from jaxrec.data.storage.arrays import as_words
 from jaxrec.data.storage.dataset import Arrays, Dataset, SelectedRows
-from jaxrec.data.text.name_matches import NameMatches, name_matches
+from jaxrec.data.text.name_matches import NAME, NameMatches, name_matches
 from jaxrec.data.text.named_titles import NamedTitles, named_titles
 from jaxrec.data.text.ngrams import ngram_ids
 from jaxrec.evaluation.correction import load_or_fit_correction
@@ -95,28 +95,23 @@ def _pairs(user: np.ndarray, title: np.ndarray) -> np.ndarray:
 
 def search_orders(queries: Searches, source: Source, dataset: Dataset) -> dict[str, np.ndarray]:
     """Return the ranks [Q] of the targets by each order, from 1; NaN for queries that are no search."""
-    arrays, titles = dataset.arrays, source.titles()
+    arrays = dataset.arrays
     named = named_titles(dataset.layout, arrays.title_categories[arrays.id_of_rank])
-    row_of = {key: row for row, key in enumerate(titles.key.tolist())}
-    of_rank = np.array([row_of[key] for key in arrays.title_key[arrays.id_of_rank - FIRST_TITLE].tolist()])
-    names = titles.features["name"]
-    assert isinstance(names, np.ndarray)
-    names = np.char.lower(names[of_rank].astype(str))
-    genres = titles.features["genres"]
-    assert isinstance(genres, Lists)
-    begins = np.char.startswith(names[None], queries.text[:, None])
-    is_genre = np.zeros_like(begins)
-    every = np.arange(len(titles.key))
-    of_title, words = np.repeat(every, np.diff(genres.offsets)), np.char.lower(genres.values.astype(str))
-    for word in np.unique(queries.text).tolist():
-        has_it = np.isin(every, of_title[words == word])
-        is_genre[queries.text == word] = has_it[of_rank]
+    either = _names_of(source, arrays)
+    by_name = either._replace(genre_VxG=np.full_like(either.genre_VxG, -1))
     out = {}
-    for name, first in (("prefix", begins), ("prefix_or_genre", begins | is_genre)):
+    for name, matches in (("prefix", by_name), ("prefix_or_genre", either)):
         ranks = np.full(len(queries.rows), np.nan)
+        first = _levels(matches, queries.text) == NAME
         ranks[queries.row] = _ranks(queries, named, first, arrays)
         out[name] = ranks
     return out
+
+
+def _levels(matches: NameMatches, text: np.ndarray) -> np.ndarray:
+    """Return the levels [S, V] of the titles' matches with texts [S]."""
+    texts, index = np.unique(text, return_inverse=True)
+    return np.stack([matches.levels(one) for one in texts.tolist()])[index]
 
 
 def ranks_of_service(
@@ -143,9 +138,7 @@ def ranks_of_service(
             part = row[first : first + _SCORED]
             words = np.pad(as_words(rows[part]), ((0, _SCORED - len(part)), (0, 0)))
             out[first : first + len(part)] = np.asarray(score(words))[: len(part), arrays.id_of_rank]
-        texts, index = np.unique(queries.text[place[row]], return_inverse=True)
-        levels = np.stack([matches.levels(text) for text in texts.tolist()])[index]
-        return levels * _FIRST + out
+        return _levels(matches, queries.text[place[row]]) * _FIRST + out
 
     return target_ranks(scores, queries.row, rows["target"][:, 0], arrays, queries.left_out)
 

@@ -157,9 +157,7 @@ def test_a_run_without_a_retrieval_head_is_refused(tiny_run, run):
 
 
 def test_retrieved_titles_are_not_retrieved_again(run):
-    with pytest.raises(
-        InputError, match="has retrieved titles already; allowed: the dataset"
-    ):
+    with pytest.raises(InputError, match="has retrieved titles already; allowed: the dataset"):
         retrieved_titles.write_retrieved(run / "W", run / "D2", run / "none", TOP, DRAWN)
 
 
