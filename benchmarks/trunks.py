@@ -138,7 +138,7 @@ def _of_steps(args: flags.FlagValues, rows: str) -> Calls:
     """Return a call of whole steps by trunk and number of tasks, on rows that are written to `rows`."""
     config = settings(args.config, rows, args.dtype, args.users)
     config.labels = tuple(
-        Label(f"at_{at:.0%}".rstrip("%"), "at_least", at=at, of_drawn="unknown") for at in COMPLETIONS
+        Label(f"at_{100 * at:.0f}", "at_least", at=at, of_drawn="unknown") for at in COMPLETIONS
     )
     check(config)
     ensure_dataset(config, rows)
@@ -172,9 +172,7 @@ def measure(args: flags.FlagValues) -> dict[str, Any]:
         "batch": args.batch,
         "dtype": args.dtype,
         **({"config": args.config} if args.whole else {"candidates": args.candidates, "titles": args.titles}),
-        "steps_per_second": {
-            name: timing.rate(_STEPS if args.whole else 1) for name, timing in times.items()
-        },
+        "steps_per_second": {name: timing.rate(rivals[name][1]) for name, timing in times.items()},
         "of_three": {
             trunk: ratio(times[f"{trunk}, {few} tasks"], times[f"{trunk}, {many} tasks"]) for trunk in TRUNKS
         },

@@ -85,15 +85,12 @@ def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
     return lines
 
 
-_HEADING = 3  # lines of a table's heading
-
-
 def _table(table: Mapping[str, Any]) -> list[str]:
     queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
     users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
     lines = ["", f"## {table['title']}", ""]
-    has_run = any(row.get("seeds") for row in table["rows"])
-    if any(row.get("figures") for row in table["rows"]) or not has_run:
+    has_run, has_figures = (any(row.get(key) for row in table["rows"]) for key in ("seeds", "figures"))
+    if has_figures or not has_run:
         lines.append(f"{queries} queries of {users} users (K=1); differences are to the first row.")
         for next_k in table["next_k"]:
             for name in (name for name in LISTS if name in table["queries"] or name in DRAWN_LISTS):
@@ -103,7 +100,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     if table["delays"]:
         lines += delay_table(table["delays"])
     elsewhere = table["policies"] or table["delays"] or table["labels"]
-    if has_run and not elsewhere and len(lines) == _HEADING:
+    if has_run and not has_figures and not elsewhere:
         lines.append("The rows rank no candidate list, and no truth is known of them.")
     if table["labels"]:
         lines += ["", labels.EXPLANATION, *labels.label_tables(table["labels"])]

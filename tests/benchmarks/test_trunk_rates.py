@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from benchmarks import trunks
+from benchmarks.measure import Timing
 
 
 def test_a_small_run_reports_every_trunk(monkeypatch):
@@ -20,6 +21,16 @@ def test_a_small_run_reports_every_trunk(monkeypatch):
 def test_whole_steps_of_five_tasks_more_are_those_of_training(monkeypatch):
     monkeypatch.setattr(trunks, "TRUNKS", ("mmoe",))
     monkeypatch.setattr(trunks, "_STEPS", 1)
+    monkeypatch.setattr(trunks, "interleaved", lambda calls, rounds: dict.fromkeys(calls, Timing((2.0,))))
+    steps = []
+    ours = trunks.step_parts.ours
+
+    def counted(*arguments):
+        run, together = ours(*arguments)
+        steps.append(together)
+        return run, together
+
+    monkeypatch.setattr(trunks.step_parts, "ours", counted)
     settings = SimpleNamespace(
         batch=8, rounds=1, dtype="float32", whole=True, config="configs/tiny.py", users=100
     )
