@@ -20,14 +20,14 @@ def test_a_small_run_reports_every_trunk(monkeypatch):
 
 def test_whole_steps_of_five_tasks_more_are_those_of_training(monkeypatch):
     monkeypatch.setattr(trunks, "TRUNKS", ("mmoe",))
-    monkeypatch.setattr(trunks, "_STEPS", 1)
+    monkeypatch.setattr(trunks, "_STEPS", 3)
     monkeypatch.setattr(trunks, "interleaved", lambda calls, rounds: dict.fromkeys(calls, Timing((2.0,))))
     steps = []
     ours = trunks.step_parts.ours
 
     def counted(*arguments):
         run, together = ours(*arguments)
-        steps.append(together)
+        steps.append(together * -(-3 // together))
         return run, together
 
     monkeypatch.setattr(trunks.step_parts, "ours", counted)
@@ -36,5 +36,7 @@ def test_whole_steps_of_five_tasks_more_are_those_of_training(monkeypatch):
     )
     report = trunks.main(settings)
     assert [*report.figures["steps_per_second"]] == ["mmoe, 3 tasks", "mmoe, 8 tasks"]
-    assert report.figures["of_three"]["mmoe"]["median"] > 0
+    rates = [rate["median"] for rate in report.figures["steps_per_second"].values()]
+    assert len(steps) == 2 and rates == [count / 2.0 for count in steps]  # a call took two seconds
+    assert report.figures["of_three"]["mmoe"]["median"] == 1.0
     assert report.figures["config"] == "configs/tiny.py"
