@@ -80,7 +80,7 @@ def _sittings(c: Simulator, latents: LatentStates) -> tuple[np.ndarray, np.ndarr
         Whether the play opens a sitting, the mood (a genre), and the begin of the sitting in milliseconds.
     """
     key, n = latents.key[:, None], np.arange(latents.plays.max(initial=1))
-    start = (hashing.uniform(c.seed, Draw.SITTING, key, n) < 1.0 / c.sitting) | (n == 0)
+    start = sitting_starts(c, latents)
     moves = start | (hashing.uniform(c.seed, Draw.MOOD_MOVES, key, n) < c.mood_moves)
     moved = np.maximum.accumulate(np.where(moves, n, 0), axis=1)  # the play since which the mood lasts
     mood = hashing.randint(len(GENRES), c.seed, Draw.MOOD, key, moved)
@@ -94,6 +94,12 @@ def _sittings(c: Simulator, latents: LatentStates) -> tuple[np.ndarray, np.ndarr
     sitting = np.cumsum(start, axis=1) - 1
     begin = np.take_along_axis(begin, sitting, axis=1)
     return start, mood, np.where(n < latents.plays[:, None], begin, EPOCH_MS)
+
+
+def sitting_starts(c: Simulator, latents: LatentStates) -> np.ndarray:
+    """Return whether plays open a sitting, [U, N] bool; N as in `_sittings`."""
+    n = np.arange(latents.plays.max(initial=1))
+    return (hashing.uniform(c.seed, Draw.SITTING, latents.key[:, None], n) < 1.0 / c.sitting) | (n == 0)
 
 
 def _times(

@@ -21,6 +21,9 @@ from jaxrec.sources.simulator.enjoyment import enjoyment_odds, leniency, sigmoid
 from jaxrec.sources.simulator.oracle import choices
 from jaxrec.sources.simulator.oracle.expectations import Candidates, expectations
 from jaxrec.sources.simulator.oracle.following import choice_and_abandonment, follow, slots, unplayed
+from jaxrec.sources.simulator.oracle.observations import observe
+from jaxrec.sources.simulator.oracle.reachable import Filter
+from jaxrec.sources.simulator.oracle.states import StateTables, make_tables
 from jaxrec.sources.simulator.plays import make_plays, play_index
 from jaxrec.sources.simulator.service import SimulatedService
 from jaxrec.sources.simulator.world import (
@@ -37,6 +40,7 @@ from jaxrec.sources.simulator.world import (
 
 # Largest number of users processed at once, and of elements in their dense [users, titles] arrays.
 _USERS, _CELLS = (2048, 1 << 20)
+_STATES = 2048  # particles of all examples that are filtered at once
 
 
 class SimulatorTruth:
@@ -44,6 +48,7 @@ class SimulatorTruth:
 
     def __init__(self, config: Simulator, catalogue: SimulatedCatalogue):
         self.config, self.catalogue = config, catalogue
+        self._tables: StateTables | None = None  # computed where they are first used
 
     def densities(
         self, user: np.ndarray, time: np.ndarray, title: np.ndarray
@@ -142,6 +147,44 @@ class SimulatorTruth:
             shown[examples] = np.take_along_axis(q, of, axis=1)
         return kept, chosen, shown
 
+    def reachable(
+        self, user: np.ndarray, time: np.ndarray, history: int, particles: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return densities of examples without the latent states: the most that a model can know.
+
+        `oracle.reachable` defines what is visible. Errors as of `choice`.
+
+        Args:
+            user: [N] keys of users.
+            time: [N] milliseconds.
+            history: Number of plays, not abandoned, that are visible.
+            particles: Number of states that stand for the posterior.
+
+        Returns:
+            kept: [N, V] float32 probability of the next title that is not abandoned, where all titles played
+                before are known, abandoned or not; sums to 1.
+            p, a: [N, V] float32 as of `densities`.
+
+        Raises:
+            InputError: As `choice`; or `source` has a knob that the bound does not cover.
+        """
+        if self._tables is None:
+            self._tables = make_tables(self.config, self.catalogue)
+        estimate = Filter(self.config, self.catalogue, self._tables, particles)
+        kept, p, a = (np.empty((len(user), self.config.titles), np.float32) for _ in range(3))
+        for examples, at, service in self._plays_of(user, time, max(1, _STATES // particles)):
+            seen = observe(service, at, history)
+            states = estimate.states(seen)
+            kept[examples] = estimate.densities(states, unplayed(service, at))
+            free = estimate.free(seen, states)
+            p[examples] = estimate.densities(states, free)
+            taken = 1 - free
+            n, place = np.nonzero(seen.title >= 0)
+            taken[n, seen.title[n, place]] = 0
+            taken = np.where(seen.hidden[:, None] > 0, taken, free)
+            a[examples] = taken / taken.sum(axis=1, keepdims=True)
+        return kept, p, a
+
     def reward(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Return the enjoyment of each title if it is played; arguments and errors as of `choice`.
 
@@ -197,11 +240,11 @@ class SimulatorTruth:
         return out
 
     def _plays_of(
-        self, user: np.ndarray, time: np.ndarray
+        self, user: np.ndarray, time: np.ndarray, most: int | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, SimulatedService]]:
-        """Yield blocks of examples, with the indices of their plays, as `_user_blocks` otherwise."""
+        """Yield blocks of `most` examples, with the indices of their plays, as `_user_blocks` otherwise."""
         user, time = np.asarray(user, np.int64), np.asarray(time, np.int64)
-        most = max(1, _CELLS // self.config.titles)
+        most = most or max(1, _CELLS // self.config.titles)
         for examples, row, service in self._user_blocks(user):
             at = play_index(service.latents, service.plays, row, time[examples])
             for first in range(0, len(at), most):

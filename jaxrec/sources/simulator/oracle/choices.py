@@ -2,7 +2,12 @@
 
 import numpy as np
 
-_ROWS, _NODES, _FIRST = 64, 13, 0.03  # integral over slates: rows processed at once, nodes, the first node
+_ROWS = 64  # rows processed at once
+# Integral over slates by the trapezoid rule over log t, in steps of log 3: nodes, the first node where the
+# mean weight of a slate is 0, and the weight of the first, which includes all nodes below, where the
+# integrand is flat: 1 + 1/3 + 1/9 + ...
+NODES, FIRST_NODE, NODES_BELOW = 13, 0.03, 1.5
+ALMOST_ALL = np.float32(1 - 1e-6)  # largest share of a slot that is taken: its complement has a logarithm
 _HALVINGS = 12  # of the number of slots; 100 slots are right to .03
 TINY = np.float32(1e-37)  # least divisor
 
@@ -33,15 +38,14 @@ def choice_density(weight: np.ndarray, arrival: np.ndarray, slate: int) -> np.nd
     for first in range(0, len(weight), _ROWS):
         block = slice(first, first + _ROWS)
         w, pi = weight[block], arrival[block]
-        t = np.float32(_FIRST) / (1 + slate * np.einsum("nv,nv->n", w, pi))
+        t = np.float32(FIRST_NODE) / (1 + slate * np.einsum("nv,nv->n", w, pi))
         step = np.float32(np.log(3.0)) * t
         total = np.zeros_like(w)
         absent = 1 - pi.sum(axis=1)
-        for node in range(_NODES):
+        for node in range(NODES):
             e = np.exp(np.maximum(-w * t[:, None], -80))  # e^-80 is negligible, and not a slow subnormal
             laplace = (absent + np.einsum("nv,nv->n", pi, e)) ** (slate - 1)
-            # The first node includes all nodes below, where the integrand is flat: 1 + 1/3 + 1/9 + ...
-            total += e * (laplace * step * (1.5 if node == 0 else 1.0))[:, None].astype(np.float32)
+            total += e * (laplace * step * (NODES_BELOW if node == 0 else 1.0))[:, None].astype(np.float32)
             t, step = 3 * t, 3 * step
         out[block] = slate * pi * w * total
     return out
@@ -105,9 +109,9 @@ def second_density(weight: np.ndarray, arrival: np.ndarray, slate: int) -> np.nd
     for first in range(0, len(weight), _ROWS):
         block = slice(first, first + _ROWS)
         w, pi = weight[block].astype(np.float64), arrival[block].astype(np.float64)
-        t = _FIRST / (1 + slate * (w * pi).sum(axis=1, keepdims=True))
+        t = FIRST_NODE / (1 + slate * (w * pi).sum(axis=1, keepdims=True))
         total = np.zeros_like(w)
-        for _ in range(_NODES):
+        for _ in range(NODES):
             e = np.exp(np.maximum(-w * t, -80))
             x = pi * (1 - e)
             absent = 1 - x.sum(axis=1, keepdims=True)
