@@ -8,8 +8,8 @@ rows are of the same test queries, one of each of so many users: NDCG@10 and HR 
 has not played, and NDCG@1 of both frozen lists. A frozen list is ordered by p / q, with q as for the oracle.
 
 The runs of a model differ in `train.seed` alone; its figures are means over them. The share is (model -
-popularity) / (reachable - popularity). Differences are of users' means, with 95% bootstrap intervals. The last
-row is the bound with half of its particles.
+popularity) / (reachable - popularity). Differences are of users' means, with 95% bootstrap intervals. The
+last row is the bound with half of its particles.
 """
 
 from typing import Any, NamedTuple
