@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _LIBRARIES = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
+_CLASSES = {"transformer_layers_type"}  # settings that name a class
 
 
 def read_log(path: Path) -> tuple[Any, Any]:
@@ -54,10 +55,13 @@ def main() -> None:
     import torch
     from rectools.dataset import Dataset
     from rectools.models import HSTUModel, SASRecModel
+    from rectools.utils.misc import import_object
     from rectools_sasrec import trainer  # Python searches the script's folder first
 
     settings: dict[str, Any] = dict(args.settings)
     kind, epochs, seed = (settings.pop(name) for name in ("kind", "epochs", "seed"))
+    for name in settings.keys() & _CLASSES:  # constructors take classes, not their names
+        settings[name] = import_object(settings[name])
     torch.manual_seed(seed)
     train, targets = read_log(args.log)
     dataset = Dataset.construct(train)
