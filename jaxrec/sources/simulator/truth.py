@@ -22,7 +22,7 @@ from jaxrec.sources.simulator.oracle import choices
 from jaxrec.sources.simulator.oracle.expectations import Candidates, expectations
 from jaxrec.sources.simulator.oracle.following import choice_and_abandonment, follow, slots, unplayed
 from jaxrec.sources.simulator.oracle.observations import observe
-from jaxrec.sources.simulator.oracle.reachable import Filter
+from jaxrec.sources.simulator.oracle.reachable import StateFilter
 from jaxrec.sources.simulator.oracle.states import StateTables, make_tables
 from jaxrec.sources.simulator.plays import make_plays, play_index
 from jaxrec.sources.simulator.service import SimulatedService
@@ -170,7 +170,7 @@ class SimulatorTruth:
         """
         if self._tables is None:
             self._tables = make_tables(self.config, self.catalogue)
-        estimate = Filter(self.config, self.catalogue, self._tables, particles)
+        estimate = StateFilter(self.config, self.catalogue, self._tables, particles)
         kept, p, a = (np.empty((len(user), self.config.titles), np.float32) for _ in range(3))
         for examples, at, service in self._plays_of(user, time, max(1, _STATES // particles)):
             seen = observe(service, at, history)

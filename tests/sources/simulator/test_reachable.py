@@ -19,7 +19,7 @@ from jaxrec.sources.simulator.oracle.observations import (
     patience_likelihood,
     segment_likelihood,
 )
-from jaxrec.sources.simulator.oracle.reachable import Filter, stratified
+from jaxrec.sources.simulator.oracle.reachable import StateFilter, stratified
 from jaxrec.sources.simulator.oracle.states import make_tables, patience_nodes, triples
 from jaxrec.sources.simulator.service import SimulatedService
 from jaxrec.sources.simulator.source import SimulatorSource
@@ -144,7 +144,7 @@ def forward(service, at, moves):
 @pytest.mark.parametrize(
     ("knobs", "moves", "particles"),
     [
-        (dict(interest=0.0, mood=0.0), False, 4000),
+        (dict(interest=0.0, mood=0.0), False, 3000),
         (dict(taste=0.0, interest_moves=0.3), True, 2000),
         (dict(taste=0.0, interest=0.0), True, 2000),
     ],
@@ -168,7 +168,7 @@ def zero_knobs(patience):
     """Return (densities of the bound, of the oracle, targets) of a service without taste, interest, mood."""
     knobs = dict(taste=0.0, interest=0.0, mood=0.0, patience=patience)
     c = dataclasses.replace(FEW, users=300, titles=200, slate=50, **knobs)
-    truth, _, latents, plays, at = make_targets(c, 300, 1000)
+    truth, _, latents, plays, at = make_targets(c, 300, 600)
     user, time, target = latents.key[plays.row[at]], plays.time[at], plays.title[at]
     every = np.broadcast_to(np.arange(c.titles), (len(at), c.titles))
     oracle = truth.shown(user, time, every)[0], *truth.densities(user, time, every)
@@ -192,8 +192,8 @@ def test_without_taste_interest_and_mood_the_bound_ranks_as_the_oracle():
 
 
 def test_bound_is_calibrated_and_between_popularity_and_oracle():
-    c = dataclasses.replace(FEW, users=800, titles=200, slate=50, plays_per_user=12.0)
-    truth, catalogue, latents, plays, at = make_targets(c, 800)
+    c = dataclasses.replace(FEW, users=600, titles=200, slate=50, plays_per_user=12.0)
+    truth, catalogue, latents, plays, at = make_targets(c, 600)
     _, first, count = np.unique(plays.row[at], return_index=True, return_counts=True)
     at = at[first + count // 2]  # one of each user: those of one user are not independent
     user, time, target = latents.key[plays.row[at]], plays.time[at], plays.title[at]
@@ -238,7 +238,7 @@ def test_knobs_that_add_to_choices_are_refused():
 def test_probability_of_a_title_is_that_of_the_sum_over_the_catalogue():
     _, catalogue, _, _, _ = make_targets(FEW, 2)
     tables = make_tables(FEW, catalogue)
-    estimate = Filter(FEW, catalogue, tables, 4)
+    estimate = StateFilter(FEW, catalogue, tables, 4)
     triple, removed = np.array([[5, 4000]]), 3
     exposure = catalogue.exposure.astype(np.float32)
     _, taken, _ = estimate._choose(triple, tables.taken[triple], np.array([removed]))

@@ -58,7 +58,7 @@ class Particles(NamedTuple):
     patience: np.ndarray
 
 
-class Filter:
+class StateFilter:
     """Particle filter of the states of users.
 
     Args:
@@ -72,6 +72,7 @@ class Filter:
         self._config, self._catalogue, self._tables, self._particles = c, catalogue, tables, particles
         self._match = tables.taste @ catalogue.taste.T
         self._pair_match = tables.pairs
+        self._log_kept = np.log(np.maximum(tables.kept.T, _LEAST))  # [V, T]
         self._nats = attraction(c, catalogue)
         self._patience = patience_nodes(c).astype(np.float32)
 
@@ -93,19 +94,17 @@ class Filter:
             states: States of N users.
             free: [N, V] probability that the title was not played before.
         """
-        c = self._config
-        out = np.empty(free.shape, np.float32)
-        for n in range(len(free)):
-            match = self._match[states.triple[n]] + self._pair_match[states.pair[n]]
-            utility = np.where(free[n] > 0, match + self._nats, -np.inf)
-            weight = np.exp(utility - utility.max(axis=1, keepdims=True))
-            arrival = np.broadcast_to(free[n] * self._catalogue.exposure.astype(np.float32), weight.shape)
-            chosen = choice_density(weight, arrival, c.slate)
-            stay = stay_probability(c, self._catalogue.satisfaction, states.patience[n][:, None], match)
-            left = final_abandon_probability(c, abandon_probability(c, stay))
-            kept = chosen * (1 - left)
-            out[n] = (kept / kept.sum(axis=1, keepdims=True)).mean(axis=0)
-        return out / out.sum(axis=1, keepdims=True)
+        c, catalogue = self._config, self._catalogue
+        match = self._match[states.triple] + self._pair_match[states.pair]  # [N, K, V]
+        utility = np.where(free[:, None] > 0, match + self._nats, -np.inf)
+        weight = np.exp(utility - utility.max(axis=2, keepdims=True))
+        arrival = np.broadcast_to((free * catalogue.exposure.astype(np.float32))[:, None], weight.shape)
+        slates = weight.reshape(-1, c.titles), arrival.reshape(-1, c.titles)
+        chosen = choice_density(*slates, c.slate).reshape(weight.shape)
+        stay = stay_probability(c, catalogue.satisfaction, states.patience[..., None], match)
+        kept = chosen * (1 - final_abandon_probability(c, abandon_probability(c, stay)))
+        density = (kept / kept.sum(axis=2, keepdims=True)).mean(axis=1)
+        return density / density.sum(axis=1, keepdims=True)
 
     def free(self, seen: Observations, states: Particles) -> np.ndarray:
         """Return the probability [N, V] that titles were in no earlier play, if abandoned ones are unknown.
@@ -126,8 +125,7 @@ class Filter:
 
     def _approximate(self, seen: Observations) -> np.ndarray:
         """Return the logarithms [N, L, T] of the mean probabilities of plays; 0 for padding."""
-        by_title = np.log(np.maximum(self._tables.kept.T, _LEAST))
-        return np.where(seen.title[..., None] >= 0, by_title[seen.title], 0)
+        return np.where(seen.title[..., None] >= 0, self._log_kept[seen.title], 0)
 
     def _filter(self, seen: Observations, triple: np.ndarray) -> np.ndarray:
         """Return the weights [N, K, R, 324] of the states at the requests."""
@@ -200,9 +198,11 @@ def stratified(weight: np.ndarray, number: int) -> np.ndarray:
     sequence: with the middle of each share, columns that repeat in step with the shares would never be taken.
     """
     ends = np.cumsum(weight, axis=1, dtype=np.float64)
-    share = np.arange(number)
-    points = (share + (share * _GOLDEN + 0.5) % 1.0) / number * ends[:, -1:]
-    return np.stack([np.searchsorted(e, p, side="right") for e, p in zip(ends, points, strict=True)])
+    share, row = np.arange(number), np.arange(len(weight))[:, None]
+    points = (share + (share * _GOLDEN + 0.5) % 1.0) / number
+    # Of all rows at once: row n has the interval from n to n + 1.
+    flat = np.searchsorted((row + ends / ends[:, -1:]).ravel(), (row + points).ravel(), side="right")
+    return np.minimum(flat.reshape(-1, number) - row * weight.shape[1], weight.shape[1] - 1)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
