@@ -134,12 +134,12 @@ class StateFilter:
         weight = np.ones((num_users, number, PATIENCES, genres, genres), np.float32)
         weight *= patience_likelihood(seen, self._patience).astype(np.float32)[:, None, :, None, None]
         taken, length = tables.taken[triple], seen.title.shape[1]
-        for place in range(length + 1):
-            weight = self._move(seen, place, weight)
-            if place == length:
-                break
+        for place in range(length):
             title = seen.title[:, place]
             at = np.flatnonzero(title >= 0)
+            if not len(at):
+                continue  # padding, before which no state has moved
+            weight = self._move(seen, place, weight)
             chosen, taken[at], match = self._choose(triple[at], taken[at], title[at])
             proposed = tables.kept[triple[at], title[at][:, None]] ** np.float32(_TEMPER)
             stay = stay_probability(
@@ -152,7 +152,7 @@ class StateFilter:
             likelihood = (ends * (chosen / proposed[..., None])[:, :, None])[..., tables.pair_of]
             updated = weight[at] * likelihood.reshape(-1, number, PATIENCES, genres, genres)
             weight[at] = updated / updated.sum(axis=(1, 2, 3, 4), keepdims=True)
-        return weight.reshape(num_users, number, PATIENCES, -1)
+        return self._move(seen, length, weight).reshape(num_users, number, PATIENCES, -1)
 
     def _move(self, seen: Observations, place: int, weight: np.ndarray) -> np.ndarray:
         """Apply the moves of interest and mood before a play to weights [N, K, R, 18, 18]."""
