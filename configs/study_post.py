@@ -1,6 +1,6 @@
 """Study of post-training: objectives that start from one run of behaviour cloning a seed.
 
-python -m jaxrec.study --config configs/study_post.py --seeds 3 --jobs 1 --workdir S
+python -m jaxrec.study --config configs/study_post.py --seeds 5 --jobs 2 --workdir S
 python -m jaxrec.study --config configs/study_post.py:tiny --seeds 2 --workdir S
 python -m jaxrec.study --config configs/study_post.py:kuairand --config.source.directory=DIR --seeds 3 \
     --workdir S
