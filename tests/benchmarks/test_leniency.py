@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks import leniency
 from configs import policy
-from jaxrec.config.loading import load_config
 from jaxrec.core.ids import TRUTH
 from jaxrec.studies.plan import CurvePremise
 
@@ -20,7 +19,7 @@ PREMISE = CurvePremise(
 @pytest.mark.slow  # 60 s: five programs are compiled
 def test_a_small_run_compares_methods_and_ends_of_beta(monkeypatch, tmp_path, capsys):
     def config_of(users, spread, name, seed):
-        config = load_config("configs/policy.py:tiny")
+        config = policy.get_config("tiny")
         config.source = dataclasses.replace(config.source, leniency=spread)
         config.train.seed, config.train.duration, config.train.resident = seed, "2 epochs", "never"
         if name != "small":
