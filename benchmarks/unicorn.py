@@ -1,7 +1,8 @@
-"""One ranker for three canvases: metrics over all titles by canvas, of the rows of configs/study_unicorn.py.
+"""One ranker for several canvases: metrics by canvas of the rows of configs/study_unicorn.py.
 
     python -m benchmarks.unicorn --config configs/study_unicorn.py:small --workdir S [--seeds 5] [--json F]
     python -m benchmarks.unicorn --config configs/study_unicorn.py:reduced --workdir S --finished
+    JAXREC_KUAIRAND=DIR python -m benchmarks.unicorn --config configs/study_unicorn.py:kuairand --workdir S
 
 Trains the rows with each seed, ranks all titles for the test queries, and prints the means by canvas, beside
 orders by text, by popularity, by the page's title, and by the truth. Searches are also ranked by their text
@@ -11,7 +12,7 @@ smallest difference that these users show. Finished parts of the workdir are rea
 """
 
 import copy
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +30,8 @@ from benchmarks.search_orders import (
     source_of,
 )
 from benchmarks.slices import difference
-from configs.study_unicorn import CANVASES, ONLY, ROWS, UNIFIED
-from configs.unicorn import CANVAS, QUERY
+from configs.study_unicorn import CANVASES, ONLY, ROWS, UNIFIED, canvases_of
+from configs.unicorn import QUERY
 from jaxrec.config.loading import load_file
 from jaxrec.config.schema import Config
 from jaxrec.core.errors import InputError
@@ -95,8 +96,14 @@ def _dataset_of(config: Config, folder: Path) -> Path:
     return directory
 
 
-def _ranks_of(workdir: Path, directory: Path) -> _Ranks:
-    """Return the ranks of the test targets by a run and by the orders beside it; a file keeps them."""
+def _ranks_of(workdir: Path, directory: Path, context: str) -> _Ranks:
+    """Return the ranks of the test targets by a run and by the orders beside it; a file keeps them.
+
+    Args:
+        workdir: Folder of the run.
+        directory: Its dataset.
+        context: Context that is the canvas.
+    """
     file = workdir / "ranks.npz"
     if not file.exists():
         options = EvaluationOptions(lists=(CATALOGUE,), report_users=0)
@@ -104,8 +111,8 @@ def _ranks_of(workdir: Path, directory: Path) -> _Ranks:
         loaded, dataset = load_checkpoint(workdir, result.result["which"]), Dataset(str(directory))
         user = result.user_keys[result.rows["user"]].astype(str)
         position = result.rows["position"].astype(str)
-        column = dataset.layout.category_column("context", CANVAS)
-        names = np.array(["", "", *map(str, dataset.manifest["categories"][CANVAS])])
+        column = dataset.layout.category_column("context", context)
+        names = np.array(["", "", *map(str, dataset.manifest["categories"][context])])
         orders = catalogue_orders(result, dataset, loaded)
         np.savez(
             file, key=np.char.add(np.char.add(user, " "), position), user=user,
@@ -136,7 +143,7 @@ def _search_ranks(workdir: Path, directory: Path, config: Config, row: np.ndarra
 
 def _models(study: Study, folder: Path, args: flags.FlagValues) -> tuple[dict[str, _BySeed], list[_Searched]]:
     """Train the rows and rank; return row -> seed -> ranks, and the unified models' searches by seed."""
-    out, searched = dict[str, _BySeed](), list[_Searched]()
+    out, searched, (context, _) = dict[str, _BySeed](), list[_Searched](), canvases_of(study.base)
     for one in every_run(study, tuple(args.tables), args.seeds, folder):
         if args.rows and one.name not in (UNIFIED, *args.rows):
             continue
@@ -146,8 +153,8 @@ def _models(study: Study, folder: Path, args: flags.FlagValues) -> tuple[dict[st
         if not done.exists():
             train(one.config, Dataset(str(directory)), one.workdir, PreemptionHandler())
             done.touch()
-        ranks = out.setdefault(one.name, {})[one.seed] = _ranks_of(one.workdir, directory)
-        if one.name == UNIFIED:
+        ranks = out.setdefault(one.name, {})[one.seed] = _ranks_of(one.workdir, directory, context)
+        if one.name == UNIFIED and any(f.name == QUERY for f in one.config.features):
             row = np.flatnonzero(ranks.canvas == _SEARCH)
             searched.append(_search_ranks(one.workdir, directory, one.config, row))
     if not out.get(UNIFIED):
@@ -164,7 +171,7 @@ def _common(one: _Ranks, other: _Ranks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def differences(
-    models: dict[str, _BySeed], metric: str, against: str = UNIFIED
+    models: dict[str, _BySeed], metric: str, against: str = UNIFIED, canvases: Sequence[str] = CANVASES
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return row -> canvas -> the difference of a metric from another row, on the queries of both."""
     out: dict[str, dict[str, dict[str, Any]]] = {}
@@ -179,7 +186,7 @@ def differences(
             for x, y in zip(own, whole, strict=True)
         ]
         _, user = np.unique(whole[0].user[j], return_inverse=True)
-        for canvas in CANVASES:
+        for canvas in canvases:
             is_own = whole[0].canvas[j] == canvas
             if is_own.any():
                 out.setdefault(name, {})[canvas] = difference(user, is_own, values)
@@ -214,12 +221,14 @@ def _line(what: str, means: dict[str, float]) -> tuple[str, str, str]:
     return f"{what} ({means['queries']:,} queries)", shown, ""
 
 
-def means_by_canvas(models: dict[str, _BySeed]) -> dict[str, dict[str, dict[str, float]]]:
+def means_by_canvas(
+    models: dict[str, _BySeed], canvases: Sequence[str] = CANVASES
+) -> dict[str, dict[str, dict[str, float]]]:
     """Return canvas -> row, or order of all titles -> metrics and number of queries."""
     first = next(iter(models[UNIFIED].values()))
     orders = [name for name in first.ranks if name != _MODEL and not name.startswith(f"{_MODEL}_")]
     out: dict[str, dict[str, dict[str, float]]] = {}
-    for canvas in CANVASES:
+    for canvas in canvases:
         of_canvas = out.setdefault(canvas, {})
         for name, by_seed in models.items():
             ranks = [x.ranks[_MODEL][x.canvas == canvas] for x in by_seed.values()]
@@ -243,8 +252,9 @@ def main(args: flags.FlagValues) -> Report:
     compilation_cache.enable()
     study, folder = load_file(args.config, Study), Path(args.workdir)
     models, searched = _models(study, folder, args)
-    means = means_by_canvas(models)
-    for name in searched[0]:
+    _, canvases = canvases_of(study.base)
+    means = means_by_canvas(models, canvases)
+    for name in searched[0] if searched else ():
         means[_SEARCH][f"order {name}" if "against" not in name else f"{UNIFIED} {name}"] = _means(
             [of_seed[name] for of_seed in searched]
         )
@@ -257,7 +267,7 @@ def main(args: flags.FlagValues) -> Report:
     for name, against in pairs:
         for metric in _COMPARED:
             two = {row: models[row] for row in (name, against)}
-            for canvas, d in differences(two, metric, against).get(name, {}).items():
+            for canvas, d in differences(two, metric, against, canvases).get(name, {}).items():
                 conclusion = verdict(name, d)
                 what = f"{name} less {against}, {canvas}, {metric}, {_seeds(two[name])}"
                 figures["differences"][what] = d | {"verdict": conclusion}
@@ -266,11 +276,12 @@ def main(args: flags.FlagValues) -> Report:
                 if d["seeds"]["n"] > 1:
                     interval += f", over seeds [{low:+.4f}, {high:+.4f}]"
                 table.append((what, f"{d['mean']:+.4f}", f"{interval}; {conclusion}"))
-    names = source_of(study.base).titles().features["name"]
-    figures["collisions"] = alike = collisions(np.asarray(names))
-    what = f"names, of {alike['names']:,}, whose n-grams are those of another"
-    table.append((what, f"{alike['same']:.2%}", f"all among those of another: {alike['within']:.2%}"))
-    return Report("One ranker for three canvases", figures, table)
+    if searched:
+        names = source_of(study.base).titles().features["name"]
+        figures["collisions"] = alike = collisions(np.asarray(names))
+        what = f"names, of {alike['names']:,}, whose n-grams are those of another"
+        table.append((what, f"{alike['same']:.2%}", f"all among those of another: {alike['within']:.2%}"))
+    return Report(f"One ranker for {len(canvases)} canvases", figures, table)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.unicorn import _Ranks, differences, means_by_canvas, verdict
-from configs.study_unicorn import CANVASES
+from configs.study_unicorn import CANVASES, PAGES, canvases_of
 from jaxrec.config.loading import load_file
 from jaxrec.core.errors import InputError
 from jaxrec.studies.plan import Study, variants
@@ -33,6 +33,19 @@ def test_the_rows_lack_a_part_each():
         load_file(f"{FILE}:huge", Study)
 
 
+def test_pages_of_kuairand_are_canvases(monkeypatch):
+    monkeypatch.setenv("JAXREC_KUAIRAND", "DIR")
+    study = load_file(f"{FILE}:kuairand", Study)
+    rows = {name: row.config for name, row in variants(study, ("rows", "canvases")).items()}
+    assert canvases_of(study.base) == ("tab", PAGES) and len(rows) == 2 + 2 * len(PAGES)
+    assert "tab" not in rows["no_canvas"].model.features and "tab" in {f.name for f in study.base.features}
+    for page in PAGES:
+        assert rows[f"single_{page}"].data.only == f"tab={page}"
+        assert rows[f"third_{page}"].model.width == study.base.model.width // 3
+    simulated = load_file(f"{FILE}:tiny", Study)
+    assert canvases_of(simulated.base) == ("canvas", CANVASES)
+
+
 def test_differences_are_of_the_queries_of_both():
     def ranks(keys, of_model, canvas):
         user = np.array([key.split()[0] for key in keys])
@@ -48,6 +61,7 @@ def test_differences_are_of_the_queries_of_both():
     assert differences(of_two, "ndcg@1")["x"]["search"]["mean"] == -0.25
     assert differences({"unified": {1: unified}, "x": {0: worse}}, "ndcg@1") == {}  # no seed of both
     assert differences(of_two, "ndcg@1", "x")["unified"]["search"]["mean"] == 0.25
+    assert differences(of_two, "ndcg@1", canvases=("home",)) == {}  # of the other canvases
 
 
 def test_a_verdict_is_that_of_the_interval():
