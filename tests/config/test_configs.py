@@ -12,6 +12,7 @@ from jaxrec.config.validation import check
 from jaxrec.core.batch import HostBatch, TitleTable
 from jaxrec.core.errors import InputError
 from jaxrec.core.row_format import FeatureSpec, Layout
+from jaxrec.data.runners import partition_job
 from jaxrec.evaluation.scorers import eval_step
 from jaxrec.runtime.mesh import AXIS
 from jaxrec.tasks.ranking import RankingTask
@@ -36,6 +37,8 @@ TRACED = (
     "hstu.py:small",
     "best.py:kuairand",
     "delayed.py:offline",
+    "session.py",
+    "unicorn.py",
 )
 EVERY = [f"{name}{a}" for name in FILES for a in ARGUMENTS.get(name, ("",))]
 
@@ -55,12 +58,7 @@ def layout_of(config: Config) -> Layout:
         for f in config.features
         if f.where != "label"
     )
-    d = config.data
-    labels = tuple(label.name for label in config.labels)
-    if d.examples == "impressions":
-        return Layout(1002, d.max_history, 1, (0, 0, 0, 0), 0, specs, labels=labels)
-    pools = (d.hard, d.trending, d.tailing, d.random)
-    return Layout(1002, d.max_history, d.num_targets, pools, d.negatives, specs, labels=labels)
+    return partition_job.layout_of(config, 1000, specs)
 
 
 def steps_trace(config: Config) -> None:
