@@ -9,7 +9,7 @@ has not played, and NDCG@1 of both frozen lists. A frozen list is ordered by p /
 
 The runs of a model differ in `train.seed` alone; its figures are means over them. The share is (model -
 popularity) / (reachable - popularity). Differences are of users' means, with 95% bootstrap intervals. The
-last row is the bound with half of its particles.
+last row is the bound with half of its particles. NDCG@10 by the number of visible plays follows.
 """
 
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from jaxrec.tasks.loading import default_checkpoint, load_checkpoint, open_datas
 
 POPULARITY, REACHABLE, HALF, ORACLE = "popularity", "reachable", "reachable, half", "oracle"
 OF_ALL = ("ndcg@10", "hr@10", "hr@1")
+VISIBLE = (0, 3, 6, 11)  # least number of visible plays of each group of queries
 _BLOCK = 256  # queries whose densities are computed at a time
 Metrics = dict[str, np.ndarray]  # metric -> its value at each query
 
@@ -226,6 +227,26 @@ def compare(rows: dict[str, list[Metrics]]) -> dict[str, dict[str, dict[str, Any
     return out
 
 
+def by_history(rows: dict[str, list[Metrics]], visible: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return group of queries -> row -> mean NDCG@10, with the number of queries.
+
+    Args:
+        rows: Row -> metrics of each seed.
+        visible: [N] number of plays of each query that are visible.
+    """
+    group = np.searchsorted(VISIBLE, visible, side="right") - 1
+    out: dict[str, dict[str, float]] = {}
+    for number, least in enumerate(VISIBLE):
+        own = group == number
+        if own.any():
+            most = f" to {VISIBLE[number + 1] - 1}" if number + 1 < len(VISIBLE) else " or more"
+            out[f"{least}{most} plays"] = {"queries": float(own.sum())} | {
+                name: float(np.mean([seed["ndcg@10"][own].mean() for seed in of_seeds]))
+                for name, of_seeds in rows.items()
+            }
+    return out
+
+
 def main(args: flags.FlagValues) -> Report:
     """Measure models, popularity, the bound and the oracle at the same queries."""
     models = parse_models(args.model)
@@ -248,8 +269,14 @@ def main(args: flags.FlagValues) -> Report:
             for m, d in of_metric.items()
         )
         lines.append((name, value, "" if name == REACHABLE else text))
+    history = queries.rows[queries.number]
+    visible = ((history["history_title"] > 0) & (history["history_abandoned"] == 0)).sum(axis=1)
+    groups = by_history(rows, visible)
+    for name, means in groups.items():
+        text = "; ".join(f"{row} {mean:.4f}" for row, mean in means.items() if row != "queries")
+        lines.append((f"{name}, {means['queries']:,.0f} queries", text, "ndcg@10"))
     title = f"{len(queries.user):,} queries; mean (share of the reachable), and difference to the bound"
-    return Report(title, {"rows": figures, "queries": len(queries.user)}, lines)
+    return Report(title, {"rows": figures, "by_history": groups, "queries": len(queries.user)}, lines)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,14 @@ def test_shares_and_differences_by_hand():
     assert of_model["interval"] == list(paired(np.array([-0.5, -1.0, 0.0, 0.5])).interval)
 
 
+def test_groups_are_by_visible_plays():
+    rows = {"model": [{"ndcg@10": np.array([1.0, 0.0, 0.5])}, {"ndcg@10": np.array([0.0, 0.0, 0.5])}]}
+    groups = reachable.by_history(rows, np.array([0, 2, 11]))
+    assert groups["0 to 2 plays"] == {"queries": 2, "model": 0.25}
+    assert groups["11 or more plays"] == {"queries": 1, "model": 0.5}
+    assert [*groups] == ["0 to 2 plays", "11 or more plays"]
+
+
 def test_models_are_named():
     assert reachable.parse_models(["a=W0,W1", "b=B"]) == {"a": ["W0", "W1"], "b": ["B"]}
     for wrong in ("W0,W1", "=W0", "a=", "a=W0,,W1"):
