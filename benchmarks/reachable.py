@@ -255,6 +255,8 @@ def main(args: flags.FlagValues) -> Report:
     truth = source.truth()
     if not isinstance(truth, SimulatorTruth):
         raise InputError(f"--model: {first} is not of the simulated service; allowed: a run with a truth")
+    if (targets := loaded.config.data.targets) != "new":
+        raise InputError(f"--model: {first} has data.targets={targets!r}; allowed: 'new'")
     queries = choose_queries(dataset, source.titles().key, args.queries)
     bounds = of_truth(queries, dataset, truth, args.particles)
     rows = {POPULARITY: [of_popularity(queries, dataset)]}
