@@ -170,7 +170,6 @@ TREE_CASES = [
     edit("a launch day that is not read", "c.model.launch_day = 'runtime'", text="model.launch_day='runtime' must be empty with model.entity='concat', which reads no age"),
     edit("a taste of one country", "c.source.country_taste = 1.0", text="source.country_taste=1.0 must be 0 with source.countries=1"),
     edit("too many launches", "c.source.launches = 0.95", text="source.launches=0.95 is not within 0 to 0.9"),
-    edit("a launch day without launches", "c.features += (Feature('launch_day', 'number', 'title', 4),)", text="feature launch_day: no such title column"),
     edit("an interaction of no signal", "c.signals = (Signal('thumb', 'sign'),)", "c.features += (Feature('thumbs', 'number', 'interaction', 4),)", text="must be one of completion, sessions, age, thumb; did you mean thumb?"),
     edit("an interaction of text", "c.source = Tables('l.csv', 't.csv'); c.signals = (Signal('comment', 'text', column='x'),)", "c.features += (Feature('comment', 'number', 'interaction', 4),)", text="must not be a signal of text: an interaction is a number"),
     edit("an interaction of a search", "c.source = Tables('l.csv', 't.csv'); c.signals = (Signal('search', about='user', column='x'),)", "c.features += (Feature('search', 'number', 'interaction', 4),)", text="must not be a signal about 'user': the positions of a history are titles"),

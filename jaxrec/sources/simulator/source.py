@@ -52,8 +52,8 @@ class SimulatorSource:
     """Source over the simulated service.
 
     User keys are 0 to users + test_only_users - 1; the last `test_only_users` users are in the test split.
-    Title features: genres (list of names), runtime (minutes), form, and launch_day (days since 1970) where
-    `launches`, `novelty` or `trend` is above 0. User features: segment, segment2, regime where `regimes` is
+    Title features: genres (list of names), runtime (minutes), form, and launch_day (days since 1970), which
+    lies before the log without `launches`. User features: segment, segment2, regime where `regimes` is
     above 0, and country and tenure where there are several countries. Context features: device, hour (0 to
     23, UTC). With `search` or `similar` above 0, titles have the feature name, and the context has canvas
     (home, similar or search), query (text) with `search`, and source (key of a title) with `similar`.
@@ -93,15 +93,13 @@ class SimulatorSource:
         }
         if catalogue.canvases is not None:
             features["name"] = catalogue.canvases.name
-        launched = None
-        if c.launches or c.novelty or c.trend:
-            launched = catalogue.change.launch * DAY_MS + EPOCH_MS
-            features["launch_day"] = (launched // DAY_MS).astype(np.float64)
+        launched = catalogue.change.launch * DAY_MS + EPOCH_MS
+        features["launch_day"] = (launched // DAY_MS).astype(np.float64)
         return Titles(
             key=_keys(np.arange(c.titles, dtype=np.int64)),
             runtime=catalogue.runtime,
             features=features,
-            launched=launched,
+            launched=launched if c.launches or c.novelty or c.trend else None,
         )
 
     def _blocks(self) -> Iterator[np.ndarray]:

@@ -219,7 +219,7 @@ def test_columns_of_canvases_exist_where_their_knobs_are_on():
     c = Simulator(users=200, test_only_users=0, titles=200, **KNOBS)
     source = SimulatorSource(c)
     titles, log = source.titles(), next(source.interactions())
-    assert set(titles.features) == {"genres", "runtime", "form", "name"}
+    assert set(titles.features) == {"genres", "runtime", "form", "launch_day", "name"}
     canvas, query, page = (log.context[name] for name in ("canvas", "query", "source"))
     assert set(canvas) == {"home", "similar", "search"}
     np.testing.assert_array_equal(query != "", canvas == "search")

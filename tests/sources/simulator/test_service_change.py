@@ -192,5 +192,6 @@ def test_features_of_change_exist_where_their_knobs_are_on():
     features = next(source.users()).features
     assert set(features["country"]) == set(change.COUNTRIES)
     assert set(features["tenure"]) == {"new", "year", "years"}
-    assert set(plain.titles().features) == {"genres", "runtime", "form"}
+    assert set(plain.titles().features) == {"genres", "runtime", "form", "launch_day"}
+    assert plain.titles().features["launch_day"].max() < 20_028  # a study of launches can be run without them
     assert set(next(plain.users()).features) == {"segment", "segment2"}
