@@ -177,6 +177,15 @@ def test_the_report_has_the_means_and_the_differences(two_rows):
     assert "| a less b | 1 to 2 | 5, 2 | 0.7000, 0.2500 | +0.5000 [" in text and "| +0.4688 [" in text
 
 
+def test_a_report_without_new_titles_has_empty_cells(two_rows):
+    """As of a service without launches."""
+    plan, values = two_rows
+    plan.study.comparisons = ()
+    old = {key: x._replace(age=x.age + 40, known=x.known + 1) for key, x in values.items()}
+    text = text_of(compute_results(plan, old, old))
+    assert "| A | 0.7000 |  |  |  | 0.7000 | 0.5000 | 1.0000 |" in text and "nan" not in text
+
+
 def test_a_cost_is_the_time_between_the_first_and_the_last_step(study, tmp_path):
     plan = Plan(study, ("two",), 1, tmp_path)
     run = plan.runs[-1]

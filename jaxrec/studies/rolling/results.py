@@ -57,20 +57,20 @@ def _updates_of(plan: Plan, row: RollingRow, seed: int) -> list[Any]:
 
 
 def _row_means(plan: Plan, row: RollingRow, evaluations: Evaluations, column: str) -> dict[str, Any]:
-    """Return the mean NDCG@10 over seeds: of all plays, by day, on new and old titles.
+    """Return the mean NDCG@10 over seeds: of all plays, by day, on new and old titles; None without plays.
 
     "new_by_title" is the mean over the new titles, each once. "unplayed" is that of plays of titles that no
     training user had played before the model's training ended.
     """
     days = evaluated_days(plan.study, row)
 
-    def mean(chosen: Sequence[int], ages: tuple[int, int] | None = None) -> float:
+    def mean(chosen: Sequence[int], ages: tuple[int, int] | None = None) -> float | None:
         values = [
             getattr(evaluations[row.name, seed, day], column)[_of_age(evaluations[row.name, seed, day], ages)]
             for seed in plan.seeds
             for day in chosen
         ]
-        return float(np.concatenate(values).mean()) if sum(map(len, values)) else float("nan")
+        return float(np.concatenate(values).mean()) if sum(map(len, values)) else None
 
     of_row = [evaluations[row.name, seed, day] for seed in plan.seeds for day in days]
     kept = [_of_age(day_metrics, NEW) for day_metrics in of_row]
@@ -82,8 +82,8 @@ def _row_means(plan: Plan, row: RollingRow, evaluations: Evaluations, column: st
     return {
         "all": mean(days),
         "new": mean(days, NEW),
-        "new_by_title": float(group_means(title, values).mean()) if len(title) else float("nan"),
-        "unplayed": float(first.mean()) if len(first) else float("nan"),
+        "new_by_title": float(group_means(title, values).mean()) if len(title) else None,
+        "unplayed": float(first.mean()) if len(first) else None,
         "old": mean(days, OLD),
         "by_day": {day: mean([day]) for day in days},
     }
