@@ -178,7 +178,7 @@ def test_the_report_has_the_means_and_the_differences(two_rows):
 
 
 def test_a_report_without_new_titles_has_empty_cells(two_rows):
-    """As of a service without launches."""
+    """A service without launches has none."""
     plan, values = two_rows
     plan.study.comparisons = ()
     old = {key: x._replace(age=x.age + 40, known=x.known + 1) for key, x in values.items()}
