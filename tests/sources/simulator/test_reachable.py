@@ -192,8 +192,8 @@ def test_without_taste_interest_and_mood_the_bound_ranks_as_the_oracle():
 
 
 def test_bound_is_calibrated_and_between_popularity_and_oracle():
-    c = dataclasses.replace(FEW, users=600, titles=200, slate=50, plays_per_user=12.0)
-    truth, catalogue, latents, plays, at = make_targets(c, 600)
+    c = dataclasses.replace(FEW, users=300, titles=200, slate=50, plays_per_user=12.0)
+    truth, catalogue, latents, plays, at = make_targets(c, 300)
     _, first, count = np.unique(plays.row[at], return_index=True, return_counts=True)
     at = at[first + count // 2]  # one of each user: those of one user are not independent
     user, time, target = latents.key[plays.row[at]], plays.time[at], plays.title[at]
