@@ -85,7 +85,8 @@ def _block(table: Mapping[str, Any], name: str, next_k: int) -> list[str]:
     return lines
 
 
-def _table(table: Mapping[str, Any]) -> list[str]:
+def _table(table: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a table; `measured` has the reward models of all policies, {} without."""
     queries = ", ".join(f"{n:,}" for n in sorted({*table["queries"].values()}))
     users = ", ".join(f"{n:,}" for n in sorted({*table["users"].values()}))
     lines = ["", f"## {table['title']}", ""]
@@ -96,7 +97,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
             for name in (name for name in LISTS if name in table["queries"] or name in DRAWN_LISTS):
                 lines += _block(table, name, next_k)
     if table["policies"]:
-        lines += policy_table(table["policies"])
+        lines += policy_table(table["policies"], measured)
     if table["delays"]:
         lines += delay_table(table["delays"])
     elsewhere = table["policies"] or table["delays"] or table["labels"]
@@ -254,7 +255,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
     if result.get("choices"):
         lines += _choices(result["choices"])
     for table in result["tables"].values():
-        lines += _table(table)
+        lines += _table(table, result["policies"].get("measured", {}))
     lines += curve_lines(result["policies"], folder)
     lines += pair_lines(result.get("pairs", {}))
     for premise in result["premises"]:

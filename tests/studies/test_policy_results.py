@@ -31,7 +31,7 @@ from jaxrec.studies.plan import (
 )
 from jaxrec.studies.policies.curves import policy_curves
 from jaxrec.studies.policies.premises import curve_premise
-from jaxrec.studies.tables.policies import FIGURE, curve_lines, premise_lines
+from jaxrec.studies.tables.policies import FIGURE, curve_lines, policy_table, premise_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS, SEEDS = 60, range(3)
@@ -186,6 +186,10 @@ def test_the_best_row_is_chosen_on_validation_and_compared_at_equal_kl(tmp_path)
     )
     assert any(line.startswith("| a2 | 3.1500 ± .2121 | +30.0 ± 28.3 | +30.0") for line in lines)
     assert (tmp_path / FIGURE).read_text().startswith("<svg")
+    values = {"queries": 4, "users": 2, "choice": {"value": 0.5}, "rows": []}
+    first, _, second, *_ = policy_table(values, block["measured"])
+    assert first.startswith("R^2 of the rewards of test targets: models") and first in lines
+    assert second.startswith("Values under the truth") and policy_table(values, {})[0] == second
 
 
 def test_measures_of_reward_models_need_no_curve(tmp_path):

@@ -275,7 +275,7 @@ def test_rows_without_lists_have_no_tables_of_dashes(tmp_path):
         "title": "T", "next_k": (1,), "rows": [row | {"seeds": [0]}], "visible": {}, "queries": {},
         "users": {}, "baselines": {}, "labels": {}, "policies": {}, "delays": {},
     }  # fmt: skip
-    lines = markdown._table(table)
+    lines = markdown._table(table, {})
     assert lines == ["", "## T", "", "The rows rank no candidate list, and no truth is known of them."]
-    not_run = markdown._table(table | {"rows": [row | {"seeds": []}]})
+    not_run = markdown._table(table | {"rows": [row | {"seeds": []}]}, {})
     assert "### PHNS-enabled, K=1" in not_run

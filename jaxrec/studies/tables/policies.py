@@ -13,10 +13,18 @@ FIGURE = "policies.svg"
 _POLICY = ("value", "kl", "efficiency", "value@1", "value@10", "entropy", "validation", "ndcg@10")
 
 
-def policy_table(block: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the values of policies: `policy_results.policy_block`."""
-    lines = [f"Values under the truth at {block['queries']:,} queries of {block['users']:,} users; the true "
-             f"choice has the value {text.number(block['choice']['value'])}.", ""]  # fmt: skip
+def policy_table(block: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the values of policies: `policy_results.policy_block`.
+
+    The first line has R^2 of the reward models and of means, where reward models measure the policies.
+
+    Args:
+        block: JSON values of the table.
+        measured: Those of the reward models; {} without.
+    """
+    lines = _r2_lines(measured)
+    lines += [f"Values under the truth at {block['queries']:,} queries of {block['users']:,} users; the true "
+              f"choice has the value {text.number(block['choice']['value'])}.", ""]  # fmt: skip
     lines += text.header("row", *_POLICY, "difference of value", "95% interval", "verdict", "visible")
     for row in block["rows"]:
         spreads = [text.spread(row["metrics"][name]) if name in row["metrics"] else "-" for name in _POLICY]
@@ -137,17 +145,25 @@ def _measured_lines(measured: Mapping[str, Any], *notes: str) -> list[str]:
     """Return the table of policies under the reward models of other runs, and notes before it."""
     if not measured:
         return []
-    r2 = ", ".join(f"{name.replace('_', ' ')} {text.spread(x)}" for name, x in measured["r2"].items())
     percent_of = measured["percent_of"]
-    lines = ["", f"## Under the reward models of `{measured['measured_by']}`", "", *notes,
-             f"R^2 of the rewards of test targets: {r2}. Metrics of ranks are of the targets whose reward is "
-             f"in the top fifth. Percentages are over `{percent_of}`.", ""]  # fmt: skip
+    lines = ["", f"## Under the reward models of `{measured['measured_by']}`", "", *notes]
+    lines += [*_r2_lines(measured),
+             "Metrics of ranks are of the targets whose reward is in the top fifth. Percentages are over "
+             f"`{percent_of}`.", ""]  # fmt: skip
     percent = (f"{label}, %" for label in _MEASURES.values())
     lines += text.header("row", "value", *percent, f"less {percent_of}", "95% interval", "verdict")
     for row in measured["rows"]:
         cells = [_percent(row["percent"].get(name)) for name in _MEASURES]
         lines.append(text.line(row["row"], text.spread(row["value"]), *cells, *_tested(row["difference"])))
     return lines
+
+
+def _r2_lines(measured: Mapping[str, Any]) -> list[str]:
+    """Return the line of R^2 of reward models and of means, and an empty one."""
+    if not measured:
+        return []
+    r2 = ", ".join(f"{name.replace('_', ' ')} {text.spread(x)}" for name, x in measured["r2"].items())
+    return [f"R^2 of the rewards of test targets: {r2}.", ""]
 
 
 def _tested(difference: Mapping[str, Any] | None) -> list[str]:
