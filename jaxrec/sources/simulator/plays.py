@@ -148,7 +148,7 @@ def _choices(
     liked = np.full(len(order), -1)  # last title of each of `order` that was watched and not abandoned
     before = np.full(len(order), -1)  # main genre of the last title of each of `order`
     genre = main_genre(catalogue, np.arange(len(catalogue.exposure)))
-    attraction = np.float32(c.appeal * APPEAL) * catalogue.appeal
+    of_appeal = attraction(c, catalogue)
     basis = np.ascontiguousarray(catalogue.taste.T)
     for n, active in enumerate(num_active):
         if not active:
@@ -159,7 +159,7 @@ def _choices(
         today = day[users, n]
         match = preference(c, latents, users, today // 7, mood[users, n], before[:active]) @ basis
         flat = slate + (index * match.shape[1])[:, None]
-        utility = match.ravel()[flat] + attraction[slate] + catalogue.change.utility(today, slate)
+        utility = match.ravel()[flat] + of_appeal[slate] + catalogue.change.utility(today, slate)
         if catalogue.canvases is not None:
             canvas = draw_canvases(c, latents.key[users], n, liked[:active])
             out.canvas[users, n] = canvas
@@ -183,6 +183,11 @@ def _choices(
             completion = _watch(c, catalogue, latents.patience[users], *of_play)["completion"]
             liked[:active] = np.where(possible & (completion >= ABANDON_BELOW), chosen, liked[:active])
     return out
+
+
+def attraction(c: Simulator, catalogue: SimulatedCatalogue) -> np.ndarray:
+    """Return the nats [V] float32 of the appeal of titles."""
+    return np.float32(c.appeal * APPEAL) * catalogue.appeal
 
 
 def slate_titles(c: Simulator, shelf: np.ndarray, key: np.ndarray, n: int | np.ndarray) -> np.ndarray:

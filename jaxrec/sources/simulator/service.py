@@ -10,8 +10,8 @@ from jaxrec.sources.simulator.canvases.queries import SEARCH, query_probability
 from jaxrec.sources.simulator.change import can_lack_titles
 from jaxrec.sources.simulator.draws import Draw
 from jaxrec.sources.simulator.enjoyment import enjoyment_odds, leniency
+from jaxrec.sources.simulator.plays import attraction
 from jaxrec.sources.simulator.world import (
-    APPEAL,
     LatentStates,
     SimulatedCatalogue,
     SimulatedPlays,
@@ -54,7 +54,7 @@ class SimulatedService(NamedTuple):
     def attraction(self, play: np.ndarray, title: np.ndarray) -> np.ndarray:
         """Return the nats [N, C] beside the match that titles [N, C] or [C] have at the time of plays."""
         c, canvases = self.config, self.catalogue.canvases
-        appeal = np.float32(c.appeal * APPEAL) * self.catalogue.appeal[title]
+        appeal = attraction(c, self.catalogue)[title]
         nats = appeal + self.catalogue.change.utility(self.plays.day[play], title)
         if canvases is None:
             return nats

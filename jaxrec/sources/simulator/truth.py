@@ -176,13 +176,8 @@ class SimulatorTruth:
             seen = observe(service, at, history)
             states = estimate.states(seen)
             kept[examples] = estimate.densities(states, unplayed(service, at))
-            free = estimate.free(seen, states)
+            free, a[examples] = estimate.unseen(seen, states)
             p[examples] = estimate.densities(states, free)
-            taken = 1 - free
-            n, place = np.nonzero(seen.title >= 0)
-            taken[n, seen.title[n, place]] = 0
-            taken = np.where(seen.hidden[:, None] > 0, taken, free)
-            a[examples] = taken / taken.sum(axis=1, keepdims=True)
         return kept, p, a
 
     def reward(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:

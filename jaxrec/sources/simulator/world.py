@@ -45,6 +45,7 @@ TASTE_OF_RANK = (1.0, 0.8, 0.6)  # relative taste for a user's first genres; 0 f
 APPEAL, SATISFACTION = 0.6, 3.0  # nats per standard deviation of a title's appeal and satisfaction
 MATCH, MATCH_AT = 0.35, 3.0  # log-odds of staying gain MATCH nats per nat of match above MATCH_AT
 STAY, PATIENCE = 1.2, 0.6  # log-odds of staying: mean, and standard deviation over users
+SEGMENT_RIGHT, THIRD = 0.75, 0.43 * PATIENCE  # probability of a right segment; bound of thirds of patience
 IDIOSYNCRASY = 0.08  # standard deviation of a title's taste vector around its genres
 BAIT_SHARE, BAIT, QUIRK = 0.25, 1.5, 0.4  # promise: share of clickbait titles, their addition, deviation
 ACTIVITY_SPREAD, ACTIVITY_MOST = 0.75, 20  # deviation of log plays; most plays of a user, in means
@@ -210,9 +211,6 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
     genre = np.arange(len(GENRES))
     arrival = -np.log(u(c.seed, Draw.TASTE, col, genre)) * (genre + 12.0)
     genres = np.argsort(arrival, axis=1, kind="stable")[:, :3]
-    taste = np.zeros((len(key), len(GENRES)))
-    np.put_along_axis(taste, genres, TASTE * np.array(TASTE_OF_RANK)[None], axis=1)
-
     week = np.arange(c.weeks)
     moves = u(c.seed, Draw.INTEREST_MOVES, col, week) < c.interest_moves
     last_move = np.maximum.accumulate(np.where(moves, week, 0), axis=1)
@@ -223,7 +221,7 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
     most = min(ACTIVITY_MOST * c.plays_per_user, c.titles // 2)
     return LatentStates(
         key=key,
-        taste=on_grid(taste),
+        taste=taste_of_genres(genres),
         genres=genres,
         interest=hashing.randint(len(GENRES), c.seed, Draw.INTEREST, col, last_move),
         patience=(c.patience * PATIENCE * normal(c.seed, Draw.PATIENCE, key)).astype(np.float32),
@@ -232,6 +230,13 @@ def make_latents(c: Simulator, key: np.ndarray) -> LatentStates:
         country=countries_of(c, key),
         joined=joined,
     )
+
+
+def taste_of_genres(genres: np.ndarray) -> np.ndarray:
+    """Return the taste [N, 18] float32 of triples of liked genres [N, 3], most liked first."""
+    taste = np.zeros((len(genres), len(GENRES)))
+    np.put_along_axis(taste, genres, TASTE * np.array(TASTE_OF_RANK)[None], axis=1)
+    return on_grid(taste)
 
 
 def segments(c: Simulator, latents: LatentStates) -> dict[str, np.ndarray]:
@@ -243,9 +248,9 @@ def segments(c: Simulator, latents: LatentStates) -> dict[str, np.ndarray]:
         otherwise.
     """
     key, n = latents.key, len(GENRES)
-    right = hashing.uniform(c.seed, Draw.SEGMENT, key[:, None], np.arange(3)) < 0.75
+    right = hashing.uniform(c.seed, Draw.SEGMENT, key[:, None], np.arange(3)) < SEGMENT_RIGHT
     noise = hashing.randint(n, c.seed, Draw.SEGMENT_NOISE, key[:, None], np.arange(3))
-    third = np.searchsorted([-0.43 * PATIENCE, 0.43 * PATIENCE], latents.patience)
+    third = np.searchsorted([-THIRD, THIRD], latents.patience)
     patience = np.where(right[:, 2], third, noise[:, 2] % 3)
     first, second = (np.where(right[:, k], latents.genres[:, k], noise[:, k]) for k in (0, 1))
     return {"segment": first, "segment2": n * patience + second}

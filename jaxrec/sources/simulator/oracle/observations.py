@@ -7,10 +7,8 @@ import numpy as np
 from jaxrec.config.schema import Simulator
 from jaxrec.sources.simulator.plays import HABIT_FROM, composite, sitting_starts
 from jaxrec.sources.simulator.service import SimulatedService
-from jaxrec.sources.simulator.world import GENRES, PATIENCE, segments
+from jaxrec.sources.simulator.world import GENRES, SEGMENT_RIGHT, THIRD, segments
 
-RIGHT = 0.75  # probability that a segment is right
-_THIRDS = 0.43 * PATIENCE  # bounds of the thirds of patience, without the knob
 _STAYS_FROM = 0.2  # least completion of a user who stays and is not interrupted
 
 
@@ -76,15 +74,15 @@ def observe(service: SimulatedService, at: np.ndarray, history: int) -> Observat
 
 def segment_likelihood(seen: Observations, genres: np.ndarray) -> np.ndarray:
     """Return the probabilities [N, T] of the segments' genres, given triples of genres [T, 3]."""
-    wrong = (1 - RIGHT) / len(GENRES)
-    first = wrong + RIGHT * (seen.segment[:, None] == genres[:, 0])
-    return first * (wrong + RIGHT * (seen.segment2[:, None] % len(GENRES) == genres[:, 1]))
+    wrong = (1 - SEGMENT_RIGHT) / len(GENRES)
+    first = wrong + SEGMENT_RIGHT * (seen.segment[:, None] == genres[:, 0])
+    return first * (wrong + SEGMENT_RIGHT * (seen.segment2[:, None] % len(GENRES) == genres[:, 1]))
 
 
 def patience_likelihood(seen: Observations, patience: np.ndarray) -> np.ndarray:
     """Return the probabilities [N, R] of the segment's third, given values of patience [R]."""
-    third = np.searchsorted([-_THIRDS, _THIRDS], patience)
-    return (1 - RIGHT) / 3 + RIGHT * (seen.segment2[:, None] // len(GENRES) == third)
+    third = np.searchsorted([-THIRD, THIRD], patience)
+    return (1 - SEGMENT_RIGHT) / 3 + SEGMENT_RIGHT * (seen.segment2[:, None] // len(GENRES) == third)
 
 
 def completion_density(c: Simulator, completion: np.ndarray, stay: np.ndarray) -> np.ndarray:

@@ -30,7 +30,8 @@ from jaxrec.sources.simulator.oracle.observations import (
     patience_likelihood,
     segment_likelihood,
 )
-from jaxrec.sources.simulator.oracle.states import PATIENCES, StateTables, attraction, patience_nodes
+from jaxrec.sources.simulator.oracle.states import PATIENCES, StateTables, patience_nodes
+from jaxrec.sources.simulator.plays import attraction
 from jaxrec.sources.simulator.world import (
     GENRES,
     SimulatedCatalogue,
@@ -71,7 +72,6 @@ class StateFilter:
     def __init__(self, c: Simulator, catalogue: SimulatedCatalogue, tables: StateTables, particles: int):
         self._config, self._catalogue, self._tables, self._particles = c, catalogue, tables, particles
         self._match = tables.taste @ catalogue.taste.T
-        self._pair_match = tables.pairs
         self._log_kept = np.log(np.maximum(tables.kept.T, _LEAST))  # [V, T]
         self._nats = attraction(c, catalogue)
         self._patience = patience_nodes(c).astype(np.float32)
@@ -95,7 +95,7 @@ class StateFilter:
             free: [N, V] probability that the title was not played before.
         """
         c, catalogue = self._config, self._catalogue
-        match = self._match[states.triple] + self._pair_match[states.pair]  # [N, K, V]
+        match = self._match[states.triple] + self._tables.pairs[states.pair]  # [N, K, V]
         utility = np.where(free[:, None] > 0, match + self._nats, -np.inf)
         weight = np.exp(utility - utility.max(axis=2, keepdims=True))
         arrival = np.broadcast_to((free * catalogue.exposure.astype(np.float32))[:, None], weight.shape)
@@ -106,17 +106,23 @@ class StateFilter:
         density = (kept / kept.sum(axis=2, keepdims=True)).mean(axis=1)
         return density / density.sum(axis=1, keepdims=True)
 
-    def free(self, seen: Observations, states: Particles) -> np.ndarray:
-        """Return the probability [N, V] that titles were in no earlier play, if abandoned ones are unknown.
+    def unseen(self, seen: Observations, states: Particles) -> tuple[np.ndarray, np.ndarray]:
+        """Return two densities of titles that were not seen to be kept, if abandoned ones are unknown.
 
         Each abandoned play took a title by the mean density of such plays over the states.
+
+        Returns:
+            The probability [N, V] that the title was in no earlier play; and that an abandoned title, drawn
+            uniformly, is this one: uniform where no play was abandoned.
         """
         density = self._tables.abandoned[states.triple].mean(axis=1)
         density /= density.sum(axis=1, keepdims=True)
-        free = (1 - density) ** seen.hidden[:, None]
+        not_kept = np.ones_like(density)
         n, place = np.nonzero(seen.title >= 0)
-        free[n, seen.title[n, place]] = 0
-        return free
+        not_kept[n, seen.title[n, place]] = 0
+        free = not_kept * (1 - density) ** seen.hidden[:, None]
+        taken = np.where(seen.hidden[:, None] > 0, not_kept - free, not_kept)
+        return free, taken / taken.sum(axis=1, keepdims=True)
 
     def _triples(self, seen: Observations) -> np.ndarray:
         """Return triples [N, K] drawn from the approximate posterior."""
@@ -178,7 +184,7 @@ class StateFilter:
         """
         c, tables = self._config, self._tables
         exposure = self._catalogue.exposure[title].astype(np.float32)[:, None, None]
-        match = self._match[triple, title[:, None]][..., None] + self._pair_match[:, title].T[:, None]
+        match = self._match[triple, title[:, None]][..., None] + self._tables.pairs[:, title].T[:, None]
         nats = match + self._nats[title][:, None, None] - tables.top[triple]
         first, weight = tables.first[triple], np.exp(nats)
         absent, step = np.exp(-weight * first), np.float32(np.log(3.0)) * first

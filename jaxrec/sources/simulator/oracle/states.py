@@ -16,17 +16,16 @@ from jaxrec.config.schema import Simulator
 from jaxrec.core.errors import InputError
 from jaxrec.sources.simulator.draws import on_grid
 from jaxrec.sources.simulator.oracle.choices import ALMOST_ALL, FIRST_NODE, NODES, NODES_BELOW
+from jaxrec.sources.simulator.plays import attraction
 from jaxrec.sources.simulator.world import (
-    APPEAL,
     GENRES,
     INTEREST,
     MOOD,
     PATIENCE,
-    TASTE,
-    TASTE_OF_RANK,
     SimulatedCatalogue,
     abandon_probability,
     stay_probability,
+    taste_of_genres,
 )
 
 _ADDING = ("regimes", "country_taste", "unlicensed", "launches", "novelty", "trend", "search", "similar")
@@ -90,11 +89,6 @@ def triples() -> tuple[np.ndarray, np.ndarray]:
     return genres, first / rest * second / (rest - first) * third / (rest - first - second)
 
 
-def attraction(c: Simulator, catalogue: SimulatedCatalogue) -> np.ndarray:
-    """Return the nats [V] float32 of the appeal of titles."""
-    return np.float32(c.appeal * APPEAL) * catalogue.appeal
-
-
 def patience_nodes(c: Simulator) -> np.ndarray:
     """Return `PATIENCES` equally probable values of the patience of a user: midpoints of its quantiles."""
     quantile = [NormalDist().inv_cdf((n + 0.5) / PATIENCES) for n in range(PATIENCES)]
@@ -109,9 +103,7 @@ def make_tables(c: Simulator, catalogue: SimulatedCatalogue) -> StateTables:
     """
     check_states(c)
     genres, prior = triples()
-    taste = np.zeros((len(genres), len(GENRES)))
-    np.put_along_axis(taste, genres, TASTE * np.array(TASTE_OF_RANK)[None], axis=1)
-    taste = on_grid(c.taste * on_grid(taste))
+    taste = on_grid(c.taste * taste_of_genres(genres))
     # Triples and pairs that give the same utilities are computed once: (i, m) and (m, i) are such pairs.
     distinct, triple_of = np.unique(taste, axis=0, return_inverse=True)
     interest = on_grid(np.asarray(c.interest * INTEREST)) * catalogue.taste.T
