@@ -10,7 +10,7 @@ LINES = (
     Line(
         "a title that was played leaves the slates of later plays",
         _FILTER,
-        "left[..., node] = taken[..., node] - exposure * (1 - absent)",
+        "left[..., node] = taken[..., node] - arrival * (1 - absent)",
         "left[..., node] = taken[..., node]",
         (f"{_TEST}::test_probability_of_a_title_is_that_of_the_sum_over_the_catalogue",),
     ),
@@ -26,6 +26,27 @@ LINES = (
         _FILTER,
         "same = ((1 - c.interest_moves) ** seen.weeks[:, place])",
         "same = ((1 - c.interest_moves) ** (0 * seen.weeks[:, place]))",
+        (_SUM,),
+    ),
+    Line(
+        "the taste of a country is known",
+        "jaxrec/sources/simulator/oracle/states.py",
+        " + taste_of_countries(c, len(GENRES))[country]",
+        "",
+        (_SUM,),
+    ),
+    Line(
+        "a title without a licence is on no slate",
+        "jaxrec/sources/simulator/oracle/states.py",
+        "catalogue.exposure * catalogue.change.licensed[country]",
+        "catalogue.exposure",
+        (_SUM,),
+    ),
+    Line(
+        "users are filtered with the tables of their country",
+        "jaxrec/sources/simulator/truth.py",
+        "make_tables(self.config, self.catalogue, country)",
+        "make_tables(self.config, self.catalogue, 0)",
         (_SUM,),
     ),
     Line(

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxrec.config.schema import Label, Simulator
 from jaxrec.core.errors import InputError
+from jaxrec.sources.simulator.change import countries_of
 from jaxrec.sources.simulator.enjoyment import enjoyment_odds, leniency, sigmoid
 from jaxrec.sources.simulator.oracle import choices
 from jaxrec.sources.simulator.oracle.expectations import Candidates, expectations
@@ -48,7 +49,7 @@ class SimulatorTruth:
 
     def __init__(self, config: Simulator, catalogue: SimulatedCatalogue):
         self.config, self.catalogue = config, catalogue
-        self._tables: StateTables | None = None  # computed where they are first used
+        self._tables: dict[int, StateTables] = {}  # by country, computed where they are first used
 
     def densities(
         self, user: np.ndarray, time: np.ndarray, title: np.ndarray
@@ -168,16 +169,19 @@ class SimulatorTruth:
         Raises:
             InputError: As `choice`; or `source` has a knob that the bound does not cover.
         """
-        if self._tables is None:
-            self._tables = make_tables(self.config, self.catalogue)
-        estimate = StateFilter(self.config, self.catalogue, self._tables, particles)
         kept, p, a = (np.empty((len(user), self.config.titles), np.float32) for _ in range(3))
-        for examples, at, service in self._plays_of(user, time, max(1, _STATES // particles)):
-            seen = observe(service, at, history)
-            states = estimate.states(seen)
-            kept[examples] = estimate.densities(states, unplayed(service, at))
-            free, a[examples] = estimate.unseen(seen, states)
-            p[examples] = estimate.densities(states, free)
+        of_countries = countries_of(self.config, user)
+        for country in np.unique(of_countries).tolist():
+            if country not in self._tables:
+                self._tables[country] = make_tables(self.config, self.catalogue, country)
+            estimate = StateFilter(self.config, self.catalogue, self._tables[country], particles)
+            own = np.flatnonzero(of_countries == country)
+            for block, at, service in self._plays_of(user[own], time[own], max(1, _STATES // particles)):
+                examples, seen = own[block], observe(service, at, history)
+                states = estimate.states(seen)
+                kept[examples] = estimate.densities(states, unplayed(service, at))
+                free, a[examples] = estimate.unseen(seen, states)
+                p[examples] = estimate.densities(states, free)
         return kept, p, a
 
     def reward(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:

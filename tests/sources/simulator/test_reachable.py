@@ -9,7 +9,7 @@ from test_simulator_truth import make_targets
 
 from jaxrec.config.schema import Simulator
 from jaxrec.core.errors import InputError
-from jaxrec.sources.simulator.draws import on_grid
+from jaxrec.sources.simulator.draws import Draw, normal, on_grid
 from jaxrec.sources.simulator.oracle.choices import choice_density
 from jaxrec.sources.simulator.oracle.expectations import _reaches_finally
 from jaxrec.sources.simulator.oracle.following import unplayed
@@ -88,6 +88,7 @@ def forward(service, at, moves):
     """Return the density [N, V] of the next kept title by a sum over all states, one request at a time.
 
     The states are triples x patience without moves of interest and mood, or else interest x mood x patience.
+    All requests are of users of one country.
     """
     c, catalogue = service.config, service.catalogue
     seen = observe(service, at, HISTORY)
@@ -103,6 +104,9 @@ def forward(service, at, moves):
     else:
         for state, liked in enumerate(genres):
             nats[state, liked] = c.taste * TASTE * np.array(TASTE_OF_RANK)
+    country = service.latents.country[service.plays.row[at[0]]]
+    nats += c.country_taste * normal(c.seed, Draw.COUNTRY_TASTE, country, np.arange(18))
+    exposure = catalogue.exposure * catalogue.change.licensed[country]
     match = nats @ catalogue.taste.T.astype(np.float64)
     utility = match + c.appeal * 0.6 * catalogue.appeal
     weight = np.exp(utility - utility.max(axis=1, keepdims=True))
@@ -114,7 +118,7 @@ def forward(service, at, moves):
         belief = np.full(324, 1 / 324) if moves else prior * segment_likelihood(seen, genres)[n]
         belief = patience_likelihood(seen, patience)[n][:, None] * belief
         belief = belief / belief.sum()
-        arrival = np.where(np.ones(weight.shape, bool), catalogue.exposure, 0)
+        arrival = np.where(np.ones(weight.shape, bool), exposure, 0)
         for place in range(HISTORY + 1):
             if moves:
                 stays = (1 - c.interest_moves) ** seen.weeks[n, place]
@@ -126,14 +130,14 @@ def forward(service, at, moves):
             if title < 0:
                 continue
             chosen = choice_density(weight.astype(np.float32), arrival.astype(np.float32), c.slate)[:, title]
-            slots = np.where(np.ones(weight.shape, bool), catalogue.exposure, 0)
+            slots = np.where(np.ones(weight.shape, bool), exposure, 0)
             first = choice_density(weight.astype(np.float32), slots.astype(np.float32), c.slate)
             lost = (first * abandon_probability(c, stay)).sum(axis=2) / first.sum(axis=1)
             ends = completion_density(c, seen.completion[n, place], stay[:, :, title])
             belief = belief * chosen * ends / (1 - lost)
             belief = belief / belief.sum()
             arrival[:, title] = 0
-        arrival = (free[n] * catalogue.exposure) * np.ones(weight.shape)
+        arrival = (free[n] * exposure) * np.ones(weight.shape)
         chosen = choice_density(weight.astype(np.float32), arrival.astype(np.float32), c.slate)
         kept = 1 - final_abandon_probability(c, abandon_probability(c, stay))
         density = chosen * kept
@@ -147,13 +151,16 @@ def forward(service, at, moves):
         (dict(interest=0.0, mood=0.0), False, 3000),
         (dict(taste=0.0, interest_moves=0.3), True, 2000),
         (dict(taste=0.0, interest=0.0), True, 2000),
+        (dict(interest=0.0, mood=0.0, countries=3, country_taste=1.0, unlicensed=0.3), False, 3000),
     ],
 )
 def test_bound_is_the_sum_over_all_states(knobs, moves, particles):
     c = dataclasses.replace(FEW, **knobs)
     truth, catalogue, latents, plays, at = make_targets(c, 30)
-    at = at[:: len(at) // 8][:8]
-    assert (plays.index[at] > 3).any()
+    country = c.countries // 2  # 0 without countries
+    at = at[latents.country[plays.row[at]] == country]
+    at = at[:: max(1, len(at) // 8)][:8]
+    assert (plays.index[at] > 3).any() and len(at) == 8
     service = SimulatedService(c, catalogue, latents, plays)
     expected = forward(service, at, moves)
     kept, _, _ = truth.reachable(latents.key[plays.row[at]], plays.time[at], HISTORY, particles)
@@ -186,6 +193,20 @@ def test_without_taste_interest_and_mood_the_bound_ranks_as_the_oracle():
     is_free = oracle > 0
     assert ((kept > 0) == is_free).all()
     assert abs(ndcg(kept, target, is_free).mean() - ndcg(oracle, target, is_free).mean()) <= 1e-3
+
+
+def test_requests_of_several_countries_are_those_of_each_alone():
+    c = dataclasses.replace(FEW, countries=3, country_taste=1.0, unlicensed=0.3)
+    truth, catalogue, latents, plays, at = make_targets(c, 30)
+    user, time, country = latents.key[plays.row[at]], plays.time[at], latents.country[plays.row[at]]
+    assert len(np.unique(country)) == 3
+    together = truth.reachable(user, time, HISTORY, 32)
+    for number in range(3):
+        own = country == number
+        for alone, of_all in zip(truth.reachable(user[own], time[own], HISTORY, 32), together, strict=True):
+            np.testing.assert_array_equal(alone, of_all[own])
+        kept, lacks = together[0][own], ~catalogue.change.licensed[number]
+        assert lacks.any() and not kept[:, lacks].any()
 
 
 # ---------------------------------------------------------------- against the log

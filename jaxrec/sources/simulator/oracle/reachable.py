@@ -1,9 +1,9 @@
 """Reachable bound: densities of the next title by Bayes' rule, from what is visible to a model.
 
-The law of the service and its catalogue are known. Of a user are visible: the segments, the last plays that
-were not abandoned with their completions, the sittings and weeks of these plays and of the request, and the
-number of abandoned plays. Taste, interest, mood and patience are latent. With z = (triple of genres,
-patience, interest, mood), and x_n the title and the completion of play n,
+The law of the service and its catalogue are known. Of a user are visible: the country, the segments, the last
+plays that were not abandoned with their completions, the sittings and weeks of these plays and of the
+request, and the number of abandoned plays. Taste, interest, mood and patience are latent. With z = (triple of
+genres, patience, interest, mood), and x_n the title and the completion of play n,
 
     P(z_n | x_1..x_n) ~ P(x_n | z_n) sum over z_(n-1) of P(z_n | z_(n-1)) P(z_(n-1) | x_1..x_(n-1)),
 
@@ -65,7 +65,7 @@ class StateFilter:
     Args:
         c: Settings of the simulator.
         catalogue: Titles of the service.
-        tables: Tables over its states.
+        tables: Tables over its states in the country of the users.
         particles: K, number of triples and of final states of each user.
     """
 
@@ -98,7 +98,7 @@ class StateFilter:
         match = self._match[states.triple] + self._tables.pairs[states.pair]  # [N, K, V]
         utility = np.where(free[:, None] > 0, match + self._nats, -np.inf)
         weight = np.exp(utility - utility.max(axis=2, keepdims=True))
-        arrival = np.broadcast_to((free * catalogue.exposure.astype(np.float32))[:, None], weight.shape)
+        arrival = np.broadcast_to((free * self._tables.arrival)[:, None], weight.shape)
         slates = weight.reshape(-1, c.titles), arrival.reshape(-1, c.titles)
         chosen = choice_density(*slates, c.slate).reshape(weight.shape)
         stay = stay_probability(c, catalogue.satisfaction, states.patience[..., None], match)
@@ -183,7 +183,7 @@ class StateFilter:
             Probabilities [N, K, S], `taken` without the titles too, and the match [N, K, S].
         """
         c, tables = self._config, self._tables
-        exposure = self._catalogue.exposure[title].astype(np.float32)[:, None, None]
+        arrival = tables.arrival[title][:, None, None]
         match = self._match[triple, title[:, None]][..., None] + self._tables.pairs[:, title].T[:, None]
         nats = match + self._nats[title][:, None, None] - tables.top[triple]
         first, weight = tables.first[triple], np.exp(nats)
@@ -192,9 +192,9 @@ class StateFilter:
         for node in range(NODES):
             others = np.exp((c.slate - 1) * np.log1p(-np.minimum(taken[..., node], ALMOST_ALL)))
             total += absent * others * step * np.float32(NODES_BELOW if node == 0 else 1.0)
-            left[..., node] = taken[..., node] - exposure * (1 - absent)
+            left[..., node] = taken[..., node] - arrival * (1 - absent)
             absent, step = absent * absent * absent, 3 * step
-        return c.slate * exposure * weight * total, left, match
+        return c.slate * arrival * weight * total, left, match
 
 
 def stratified(weight: np.ndarray, number: int) -> np.ndarray:
