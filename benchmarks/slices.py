@@ -4,28 +4,31 @@
 
 Trains the rows of the study with each seed, mixes them by form, evaluates all on the test users of one
 dataset, and prints, for the small countries together and for each country, the difference from the global
-model: means of users over the seeds, with a 95% bootstrap interval over users. `regret` of a slice is the
-learned mixture's metric minus the global model's; the oracle's regret is the truth. Their rank correlation
-over the slices of country and tenure has an interval from resampled users. Finished parts of the workdir are
-read, not repeated.
+model: means of users over the seeds, with a 95% bootstrap interval over users. The learned mixture is also
+compared with the uniform one, which gains by averaging alone.
+
+`regret` of a slice is the metric of a reference minus the global model's. References are the learned mixture,
+which has seen the same users, and a model that was trained on more users; the oracle's regret is the truth.
+Their rank correlation over the slices of country and tenure has an interval from resampled users. Finished
+parts of the workdir are read, not repeated.
 """
 
-import copy
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy  # which loads its parts where they are first used
 from absl import flags
 
 from benchmarks.command import Report, run
-from configs.study_slices import GLOBAL, SMALL_COUNTRIES, slice_feature
+from configs.study_slices import FULLER, GLOBAL, SMALL_COUNTRIES, slice_feature
 from jaxrec.analysis.derived.gates import FORMS, Form
 from jaxrec.analysis.derived.mixtures import mix
 from jaxrec.config.loading import load_file
 from jaxrec.config.schema import Config
+from jaxrec.config.serialization import dataset_directory
 from jaxrec.data.runners.run import ensure_dataset
 from jaxrec.data.storage.dataset import Dataset, Rows
 from jaxrec.evaluation.metrics import METRICS
@@ -42,6 +45,7 @@ from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
 from jaxrec.training.trainer import train
 
 METRIC = "enabled/ndcg@1"
+LEARNED, UNIFORM = "mixture, learned", "mixture, uniform"
 _RESAMPLES = 300
 
 
@@ -56,13 +60,10 @@ def _flags() -> None:
     flags.DEFINE_float("taste", None, "source.country_taste of the simulated service; unset: the config's")
 
 
-def _dataset_of(config: Config, folder: Path) -> Dataset:
-    """Return the dataset of a config, that of all users or that of a slice which continues it."""
-    data = copy.deepcopy(config)
-    name = data.data.only.partition("=")[2]
-    directory = folder / f"data-{name}" if name else folder / "data"
-    data.data.continues = str(folder / "data") if name else ""
-    ensure_dataset(data, directory)
+def _dataset_of(config: Config) -> Dataset:
+    """Return the dataset of a config, prepared where it is not there."""
+    directory = dataset_directory(config)
+    ensure_dataset(config, directory)
     return Dataset(directory)
 
 
@@ -71,15 +72,17 @@ def _models(
 ) -> dict[str, list[Path]]:
     """Train the rows and mix them; return row or form -> workdirs by seed."""
     tables = (*study.default, *(f"only {name}" for name in adapted))
+    if FULLER in {table.name for table in study.tables}:
+        tables = (*tables, FULLER)
     out: dict[str, list[Path]] = {}
     for one in every_run(study, tables, seeds, folder):
         done = one.workdir / "done"
         if not done.exists():
-            train(one.config, _dataset_of(one.config, folder), one.workdir, PreemptionHandler())
+            train(one.config, _dataset_of(one.config), one.workdir, PreemptionHandler())
             done.touch()
         out.setdefault(one.name, []).append(one.workdir)
     tuned = [f"whole_{name}" for name in adapted]
-    members = [GLOBAL, *tuned] if tuned else [*out]
+    members = [GLOBAL, *tuned] if tuned else [name for name in out if name != FULLER]
     mixtures: dict[str, tuple[Form, list[str]]] = {
         f"mixture, {form}": (form, members) for form in FORMS if form != "average"
     }
@@ -140,16 +143,6 @@ def _slices(study: Study, rows: np.ndarray, data: Dataset) -> tuple[Slicing, Sli
     return slicings[0], slicings[-1]
 
 
-def _rank(x: np.ndarray) -> np.ndarray:
-    return np.argsort(np.argsort(x, axis=-1), axis=-1).astype(float)
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the rank correlations [...] of x and y [..., slices]."""
-    a, b = (_rank(v) - (v.shape[-1] - 1) / 2 for v in (x, y))
-    return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-
-
 def diagnosis(slicing: Slicing, user: np.ndarray, regret: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Return the rank correlation of two regrets over slices, with an interval over users.
 
@@ -167,14 +160,23 @@ def diagnosis(slicing: Slicing, user: np.ndarray, regret: np.ndarray, truth: np.
     rng, replicates = np.random.default_rng(0), []
     for _ in range(_RESAMPLES):
         drawn = np.array([x[rng.integers(0, len(x), len(x))].mean(0) for x in means])
-        replicates.append(_spearman(drawn[:, 0], drawn[:, 1]))
+        replicates.append(scipy.stats.spearmanr(drawn).statistic)
     of_all = np.array([x.mean(0) for x in means])
     low, high = np.quantile(replicates, [0.025, 0.975])
     return {
         "slices": slicing.names, "users": [len(x) for x in means], "regret": of_all[:, 0].tolist(),
         "oracle_regret": of_all[:, 1].tolist(), "low": float(low), "high": float(high),
-        "spearman": float(_spearman(of_all[:, 0], of_all[:, 1])),
+        "spearman": float(scipy.stats.spearmanr(of_all).statistic),
     }  # fmt: skip
+
+
+def _groups(broad: Slicing) -> dict[str, np.ndarray]:
+    """Return masks [Q]: of all queries, of the small countries together, and of each slice."""
+    groups = {"all": np.ones(len(broad.group), bool)}
+    small = np.isin(broad.group, [broad.names.index(n) for n in SMALL_COUNTRIES if n in broad.names])
+    if small.any():
+        groups["small countries"] = small
+    return groups | {name: broad.group == i for i, name in enumerate(broad.names)}
 
 
 def main(args: flags.FlagValues) -> Report:
@@ -183,43 +185,46 @@ def main(args: flags.FlagValues) -> Report:
     study, folder = load_file(args.config, Study), Path(args.workdir)
     if args.taste is not None:
         study.base = apply_edits(study.base, study.base.name, {"source.country_taste": args.taste})
-    data = _dataset_of(study.base, folder)
+    study.base.data.directory = str((folder / "data").resolve())
+    data = _dataset_of(study.base)
     feature = slice_feature(study.base)
     by = ("country", "history", "tenure") if feature == "country" else ("tab", "history")
     models = _models(study, folder, args.seeds, tuple(args.adapted), by)
+    if FULLER in models:  # whose training users are test users of the other rows
+        data = Dataset(dataset_directory(load_checkpoint(models[FULLER][0], "last").config))
     on_disk = data.rows("test").head(args.queries or data.rows("test").rows)
     rows = on_disk.all()[: on_disk.rows]
-    values = {name: [_values(workdir, on_disk) for workdir in workdirs] for name, workdirs in models.items()}
+    values = {
+        name: [_values(workdir, on_disk)[METRIC] for workdir in workdirs] for name, workdirs in models.items()
+    }
     broad, fine = _slices(study, rows, data)
-    user, base = rows["user"], [x[METRIC] for x in values[GLOBAL]]
-    small = np.isin(broad.group, [broad.names.index(n) for n in SMALL_COUNTRIES if n in broad.names])
-    groups: Mapping[str, np.ndarray] = {"all": np.ones(len(rows), bool)} | (
-        {"small countries": small} if small.any() else {}
-    )
-    groups = {**groups, **{name: broad.group == i for i, name in enumerate(broad.names)}}
-    figures: dict[str, Any] = {"metric": METRIC, "seeds": args.seeds, "taste": args.taste, "differences": {}}
+    user, groups = rows["user"], _groups(broad)
+    figures: dict[str, Any] = {"metric": METRIC, "seeds": args.seeds, "taste": args.taste}
+    figures |= {"means": {}, "differences": {}, "diagnosis": {}}
     table = []
     for name, of_name in values.items():
-        mean = float(np.mean([user_means(user, {"x": x[METRIC]})["x"].mean() for x in of_name]))
-        figures.setdefault("means", {})[name] = mean
-        if name == GLOBAL:
-            table.append((f"{name}: {METRIC}", f"{mean:.4f}", ""))
-            continue
-        differences = [x[METRIC] - y for x, y in zip(of_name, base, strict=True)]
-        for group, own in groups.items():
-            of_group = difference(user, own, differences)
-            figures["differences"].setdefault(name, {})[group] = of_group
+        mean = float(np.mean([user_means(user, {"x": x})["x"].mean() for x in of_name]))
+        figures["means"][name] = mean
+        table.append((f"{name}: {METRIC}", f"{mean:.4f}", ""))
+    for name, other in [*((name, GLOBAL) for name in values if name != GLOBAL), (LEARNED, UNIFORM)]:
+        differences = [x - y for x, y in zip(values[name], values[other], strict=True)]
+        of_groups = {group: difference(user, own, differences) for group, own in groups.items()}
+        figures["differences"][f"{name} less {other}"] = of_groups
+        for group, of_group in of_groups.items():
             interval = f"[{of_group['low']:+.4f}, {of_group['high']:+.4f}], visible {of_group['visible']:.4f}"
-            table.append((f"{name} less global, {group} ({of_group['users']:,} users)",
-                          f"{of_group['mean']:+.4f}", interval))  # fmt: skip
-    oracle = oracle_values(rows, (METRIC.partition("/")[0],), False).get(METRIC, np.empty(0))
-    if len(oracle) and "mixture, learned" in values:
-        learned = [x[METRIC] for x in values["mixture, learned"]]
-        regret = np.mean([x - y for x, y in zip(learned, base, strict=True)], axis=0)
-        figures["diagnosis"] = diagnosis(fine, user, regret, oracle - np.mean(base, axis=0))
-        d = figures["diagnosis"]
-        table.append((f"Spearman of regret with the oracle's over {len(fine.names)} slices",
-                      f"{d['spearman']:.2f}", f"[{d['low']:.2f}, {d['high']:.2f}]"))  # fmt: skip
+            label = f"{name} less {other}, {group} ({of_group['users']:,} users)"
+            table.append((label, f"{of_group['mean']:+.4f}", interval))
+    oracle = oracle_values(rows, (METRIC.partition("/")[0],), False).get(METRIC)
+    if oracle is not None:
+        base = np.mean(values[GLOBAL], axis=0)
+        for name in (n for n in (LEARNED, FULLER) if n in values):
+            d = diagnosis(fine, user, np.mean(values[name], axis=0) - base, oracle - base)
+            figures["diagnosis"][name] = d
+            label = f"Spearman of the regret against {name} with the oracle's over {len(fine.names)} slices"
+            table.append((label, f"{d['spearman']:.2f}", f"[{d['low']:.2f}, {d['high']:.2f}]"))
+        for i in np.argsort(d["oracle_regret"])[::-1]:
+            label = f"{d['slices'][i]} ({d['users'][i]:,} users): regret against {name}"
+            table.append((label, f"{d['regret'][i]:+.4f}", f"to the oracle {d['oracle_regret'][i]:+.4f}"))
     return Report("Slices", figures, table)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.slices import _spearman, diagnosis, difference
+from benchmarks.slices import diagnosis, difference
 from jaxrec.config.loading import load_file
 from jaxrec.core.errors import InputError
 from jaxrec.evaluation.slices.slicing import Slicing
@@ -25,6 +25,10 @@ def test_the_rows_differ_in_what_they_read_and_weigh(monkeypatch):
     )
     assert rows["strata"].config.sampling.strata == "country"
     assert rows["strata-country_taste-2"].config.source.country_taste == 2
+    fuller = variants(study, ("fuller",))["fuller"].config.data
+    assert fuller.train_share == 4 * study.base.data.train_share and fuller.continues
+    small = load_file(FILE, Study)
+    assert variants(small, ("fuller",))["fuller"].config.data.train_share == 10 * small.base.data.train_share
     proxy = variants(load_file(f"{FILE}:kuairand", Study), ("rows",))
     assert [*proxy] == ["global", "no_tab"]
     with pytest.raises(InputError, match="must be one of small, tiny, kuairand"):
@@ -47,13 +51,6 @@ def test_differences_are_means_of_users_over_the_seeds():
     assert of_group["users"] == 2
     assert of_group["mean"] == pytest.approx(np.mean([[0.5, 0.0], [0.0, -0.5]]))
     assert of_group["seeds"]["n"] == 2 and of_group["low"] <= of_group["mean"] <= of_group["high"]
-
-
-def test_the_rank_correlation_by_hand():
-    x = np.array([1.0, 2.0, 3.0, 4.0])
-    assert _spearman(x, x**3) == pytest.approx(1.0)
-    assert _spearman(x, -x) == pytest.approx(-1.0)
-    assert _spearman(x, np.array([2.0, 1.0, 4.0, 3.0])) == pytest.approx(1 - 6 * 4 / (4 * 15))
 
 
 def test_a_diagnosis_finds_the_slices_of_large_true_regret():
