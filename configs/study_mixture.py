@@ -2,11 +2,15 @@
 
 python -m jaxrec.study --config configs/study_mixture.py --seeds 3 --jobs 2 --workdir S
 python -m jaxrec.study --config configs/study_mixture.py --tables premise --seeds 3 --jobs 2 --workdir S
+python -m jaxrec.study --config configs/study_mixture.py --tables "only ahead,only back" --seeds 1 --workdir S
 
 After a title of genre g, users of one regime of the simulated service prefer the genre g + 1, and the others
 the genre g - 1 (`source.regimes`). In the table "told" the models read the regime as a user feature; in
 "hidden" they do not. A mixture may learn an expert for each regime, chosen by its gate, which reads the
 regime; one expert reads titles alone, and its heads must tell the regimes apart.
+
+`only_<regime>` is BST trained on the users of a regime alone, and `tuned_<regime>` goes on from BST with
+them. A gate that chooses between two such models is the most that a mixture of experts for regimes can be.
 
 `small` is configs/smoe.py:small. With 6,000 users and half the width, neither BST (.257 NDCG@1 on the enabled
 list) nor S-MoE (.260) came near the oracle (.560), so that such a size decides nothing.
@@ -16,11 +20,13 @@ from dataclasses import replace
 
 from configs import smoe, tiny
 from jaxrec.config import Config, Feature
+from jaxrec.config.serialization import dataset_directory
 from jaxrec.core.errors import InputError
 from jaxrec.studies.plan import Claim, Premise, ResultTable, Row, Study
 
 TOLD, HIDDEN = "told", "hidden"
 REGIMES = 2.0  # strength of the transitions
+SIDES = ("ahead", "back")  # regimes
 
 
 def rows(base: Config) -> tuple[Row, ...]:
@@ -43,7 +49,19 @@ def rows(base: Config) -> tuple[Row, ...]:
         Row(f"{name}_{HIDDEN}", {**models[name][1], **unread}, {HIDDEN: models[name][0]})
         for name in ("bst", "smoe", "equal")
     ]
-    return (*with_regime, *without)
+    return (*with_regime, *without, *(row for side in SIDES for row in _of_regime(base, side)))
+
+
+def _of_regime(base: Config, side: str) -> tuple[Row, Row]:
+    """Return the rows of BST trained on the users of a regime, from nothing and from BST of all users."""
+    data = {"data.only": f"regime={side}", "data.continues": dataset_directory(base)}
+    one = data | {"model.experts": base.model.experts[1:], "train.duration": base.train.duration}
+    tuned = one | {"optimizer.learning_rate": base.optimizer.learning_rate / 3}
+    table = f"only {side}"
+    return (
+        Row(f"only_{side}", one, {table: "BST of the regime alone"}),
+        Row(f"tuned_{side}", tuned, {table: "BST, then the regime alone"}, after=f"bst_{TOLD}"),
+    )
 
 
 CLAIMS = (
@@ -69,5 +87,6 @@ def get_config(scale: str = "small") -> Study:
     config.features += (Feature("regime", "category", "user", width=4),)
     tables = (
         ResultTable(TOLD, "The regime is a user feature"), ResultTable(HIDDEN, "The regime is hidden"),
+        *(ResultTable(f"only {side}", f"Trained and tested on the regime {side!r} alone") for side in SIDES),
     )  # fmt: skip
     return Study(f"mixture-{scale}", config, rows, tables, (TOLD, HIDDEN), CLAIMS, PREMISES)
