@@ -1,6 +1,7 @@
 """Share of the reachable: models between popularity and the best ranking from visible data.
 
-    python -m benchmarks.reachable --model smoe=W0,W1,W2 [--model best=B0,B1,B2] [--queries 4096] [--json F]
+    python -m benchmarks.reachable --model smoe=W0,W1,W2 [--model best=B0,B1,B2] [--queries 4096]
+        [--slices country] [--json F]
 
 The oracle has the latent state of a user of the simulated service. "reachable" has the law of the service and
 what is visible to a model (`sources.simulator.oracle.reachable`): in expectation no model is above it. All
@@ -9,9 +10,11 @@ has not played, and NDCG@1 of both frozen lists. A frozen list is ordered by p /
 
 The runs of a model differ in `train.seed` alone; its figures are means over them. The share is (model -
 popularity) / (reachable - popularity). Differences are of users' means, with 95% bootstrap intervals. The
-last row is the bound with half of its particles. NDCG@10 by the number of visible plays follows.
+last row is the bound with half of its particles. NDCG@10 by the number of visible plays follows, and by
+`--slices`, as those of `evaluate`.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +30,7 @@ from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation import baselines, metrics, statistics
 from jaxrec.evaluation.evaluator import CATALOGUE, EvaluationOptions, evaluate
 from jaxrec.evaluation.references.orders import target_ranks
+from jaxrec.evaluation.slices.slicing import slice_queries
 from jaxrec.sources import open_source
 from jaxrec.sources.simulator.truth import SimulatorTruth
 from jaxrec.tasks.loading import default_checkpoint, load_checkpoint, open_dataset
@@ -41,6 +45,9 @@ Metrics = dict[str, np.ndarray]  # metric -> its value at each query
 def _flags() -> None:
     flags.DEFINE_multi_string("model", None, "NAME=W0,W1,...: workdirs of runs, one a seed", required=True)
     flags.DEFINE_integer("queries", 4_096, "test queries, each of another user", lower_bound=2)
+    flags.DEFINE_list(
+        "slices", [], "categories of users or requests, such as country, by which to print means"
+    )
     flags.DEFINE_integer("particles", 128, "states that stand for the posterior of a query", lower_bound=2)
 
 
@@ -227,24 +234,32 @@ def compare(rows: dict[str, list[Metrics]]) -> dict[str, dict[str, dict[str, Any
     return out
 
 
-def by_history(rows: dict[str, list[Metrics]], visible: np.ndarray) -> dict[str, dict[str, float]]:
-    """Return group of queries -> row -> mean NDCG@10, with the number of queries.
+def by_group(
+    rows: dict[str, list[Metrics]], group: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return group of queries -> row -> mean NDCG@10, with the number of queries; without empty groups.
 
     Args:
         rows: Row -> metrics of each seed.
-        visible: [N] number of plays of each query that are visible.
+        group: [N] group of each query, an index into the names.
+        names: Names of the groups.
     """
-    group = np.searchsorted(VISIBLE, visible, side="right") - 1
     out: dict[str, dict[str, float]] = {}
-    for number, least in enumerate(VISIBLE):
+    for number, name in enumerate(names):
         own = group == number
         if own.any():
-            most = f" to {VISIBLE[number + 1] - 1}" if number + 1 < len(VISIBLE) else " or more"
-            out[f"{least}{most} plays"] = {"queries": float(own.sum())} | {
-                name: float(np.mean([seed["ndcg@10"][own].mean() for seed in of_seeds]))
-                for name, of_seeds in rows.items()
+            out[name] = {"queries": float(own.sum())} | {
+                row: float(np.mean([seed["ndcg@10"][own].mean() for seed in of_seeds]))
+                for row, of_seeds in rows.items()
             }
     return out
+
+
+def by_history(rows: dict[str, list[Metrics]], visible: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return `by_group` of queries with few and with many visible plays [N]."""
+    ends = [f" to {least - 1}" for least in VISIBLE[1:]] + [" or more"]
+    names = [f"{least}{end} plays" for least, end in zip(VISIBLE, ends, strict=True)]
+    return by_group(rows, np.searchsorted(VISIBLE, visible, side="right") - 1, names)
 
 
 def main(args: flags.FlagValues) -> Report:
@@ -274,11 +289,13 @@ def main(args: flags.FlagValues) -> Report:
     history = queries.rows[queries.number]
     visible = ((history["history_title"] > 0) & (history["history_abandoned"] == 0)).sum(axis=1)
     groups = by_history(rows, visible)
+    for slicing in slice_queries(tuple(args.slices), history, dataset.layout, dataset.manifest["categories"]):
+        groups |= by_group(rows, slicing.group, [f"{slicing.name} {name}" for name in slicing.names])
     for name, means in groups.items():
         text = "; ".join(f"{row} {mean:.4f}" for row, mean in means.items() if row != "queries")
         lines.append((f"{name}, {means['queries']:,.0f} queries", text, "ndcg@10"))
     title = f"{len(queries.user):,} queries; mean (share of the reachable), and difference to the bound"
-    return Report(title, {"rows": figures, "by_history": groups, "queries": len(queries.user)}, lines)
+    return Report(title, {"rows": figures, "by_group": groups, "queries": len(queries.user)}, lines)
 
 
 if __name__ == "__main__":

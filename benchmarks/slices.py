@@ -222,9 +222,9 @@ def main(args: flags.FlagValues) -> Report:
             figures["diagnosis"][name] = d
             label = f"Spearman of the regret against {name} with the oracle's over {len(fine.names)} slices"
             table.append((label, f"{d['spearman']:.2f}", f"[{d['low']:.2f}, {d['high']:.2f}]"))
-        for i in np.argsort(d["oracle_regret"])[::-1]:
-            label = f"{d['slices'][i]} ({d['users'][i]:,} users): regret against {name}"
-            table.append((label, f"{d['regret'][i]:+.4f}", f"to the oracle {d['oracle_regret'][i]:+.4f}"))
+            for i in np.argsort(d["oracle_regret"])[::-1]:
+                label = f"{d['slices'][i]} ({d['users'][i]:,} users): regret against {name}"
+                table.append((label, f"{d['regret'][i]:+.4f}", f"to the oracle {d['oracle_regret'][i]:+.4f}"))
     return Report("Slices", figures, table)
 
 
