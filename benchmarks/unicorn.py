@@ -16,7 +16,6 @@ from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -154,7 +153,6 @@ def _models(study: Study, folder: Path, args: flags.FlagValues) -> tuple[dict[st
         if not done.exists():
             train(one.config, Dataset(str(directory)), one.workdir, PreemptionHandler())
             done.touch()
-            jax.clear_caches()  # programs of 15 trainings ended in a segmentation fault of XLA's compiler
         ranks = out.setdefault(one.name, {})[one.seed] = _ranks_of(one.workdir, directory, context)
         if one.name == UNIFIED and any(f.name == QUERY for f in one.config.features):
             row = np.flatnonzero(ranks.canvas == _SEARCH)

@@ -229,7 +229,7 @@ def bucket(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_let_go():
-    """Each file's programs go with it: a worker kept them all, 5 GB, and hundreds end in XLA's segfault."""
+    """Each file's programs go with it: a worker kept them all, 5 GB."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()

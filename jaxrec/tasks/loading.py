@@ -23,6 +23,7 @@ from jaxrec.data.loading.strata import count_strata
 from jaxrec.data.loading.title_codes import stored_layout, with_code_features
 from jaxrec.data.storage.arrays import CATALOGUE_ARRAYS, check_lengths
 from jaxrec.data.storage.dataset import Arrays, Dataset
+from jaxrec.runtime.compilation_cache import free_programs
 from jaxrec.runtime.mesh import device_count, state_shardings
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.mixture.task import MIXTURE, MixtureTask
@@ -143,6 +144,7 @@ def load_checkpoint(workdir: str | AnyPath, which: str, blend: str = "") -> Load
         InputError: there is no such checkpoint, the layout that it holds has an unknown name, the item
             table cannot be split over these devices, or there is no such head or blend.
     """
+    free_programs()  # of checkpoints that the process has used before
     with Checkpointer(as_path(workdir) / CHECKPOINTS) as checkpoints:
         meta = read_meta(checkpoints, which)
         config = from_run_json(meta["config"])

@@ -31,7 +31,7 @@ from jaxrec.data.storage.dataset import Dataset
 from jaxrec.evaluation.details.validator import Validator
 from jaxrec.evaluation.gate_analysis import COLLAPSED
 from jaxrec.reporting.metric_writer import Writer
-from jaxrec.runtime.compilation_cache import submit
+from jaxrec.runtime.compilation_cache import free_programs, submit
 from jaxrec.runtime.device_batch import transfer_group
 from jaxrec.runtime.host_memory import gc_paused
 from jaxrec.runtime.locks import exclusive
@@ -79,6 +79,7 @@ def train(
         RunError: A loss or a gradient is not finite.
     """
     workdir = as_path(workdir)
+    free_programs()  # of earlier trainings of the process
     with gc_paused():  # before the lock: a config that does not fit the data leaves no folder
         run = _Run(config, dataset, workdir, interrupt, extend)
     alone = exclusive(workdir / LOCK, f"workdir {workdir}", wait=False)

@@ -2,7 +2,24 @@
 
 from tests.broken.line import Line
 
+_CACHE = "tests/runtime/test_compilation_cache.py"
+
 LINES = (
+    # ------------------------------------------------------------ compiled programs
+    Line(
+        "a process frees programs before it has too many memory maps",
+        "jaxrec/runtime/compilation_cache.py",
+        "if 2 * count <= most:",
+        "if count <= 10**6 * most:",
+        (f"{_CACHE}::test_programs_are_freed_before_the_process_has_too_many_memory_maps",),
+    ),
+    Line(
+        "a training frees the programs of those before it",
+        "jaxrec/training/trainer.py",
+        "free_programs()  # of earlier trainings of the process",
+        "pass",
+        (f"{_CACHE}::test_trainings_and_checkpoints_free_the_programs_of_those_before",),
+    ),
     # ------------------------------------------------------------ service
     Line(
         "the cache keeps users apart",

@@ -81,7 +81,6 @@ def trained(run):
     write_json(run.workdir / "eval-test-best.json", evaluation.result)
     files = per_user_module.encode("eval-test-best", per_user(evaluation), per_query(evaluation))
     per_user_module.write(run.workdir, files)
-    jax.clear_caches()  # three hundred programs kept in one process end in XLA's segmentation fault
 
 
 @pytest.mark.parametrize("name", [n if n in SOME else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])

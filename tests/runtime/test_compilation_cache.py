@@ -1,11 +1,18 @@
-"""Compiled programs in the cache are reused by later commands, bit for bit."""
+"""Compiled programs in the cache are reused by later commands, bit for bit; programs are freed."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
 from jaxrec.runtime import compilation_cache
+from jaxrec.tasks import loading
+from jaxrec.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,3 +86,27 @@ def test_unwritable_home_logs_a_warning_and_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     hits, _, stderr = start(tmp_path / "file")
     assert hits == 0 and "compiled programs are not cached" in stderr
+
+
+def test_programs_are_freed_before_the_process_has_too_many_memory_maps(monkeypatch, tmp_path):
+    program = jax.jit(lambda x: jnp.sort(jnp.tanh(x @ x), axis=0))
+    x = jnp.ones((8, 8))
+    expected, most = program(x), tmp_path / "max_map_count"
+    monkeypatch.setattr(compilation_cache, "_MOST_MAPS", most)
+    most.write_text(f"{10**9}\n")
+    assert not compilation_cache.free_programs() and program._cache_size() == 1
+    most.write_text("100\n")
+    assert compilation_cache.free_programs() and program._cache_size() == 0
+    np.testing.assert_array_equal(program(x), expected)
+    monkeypatch.setattr(compilation_cache, "_MAPS", tmp_path / "no such file")
+    assert not compilation_cache.free_programs()
+
+
+@pytest.mark.parametrize("module", [trainer, loading])
+def test_trainings_and_checkpoints_free_the_programs_of_those_before(module, monkeypatch):
+    def freed():
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "free_programs", freed)
+    with pytest.raises(InterruptedError):
+        trainer.train(None, None, "W", None) if module is trainer else loading.load_checkpoint("W", "best")
