@@ -186,6 +186,14 @@ def test_a_report_without_new_titles_has_empty_cells(two_rows):
     assert "| A | 0.7000 |  |  |  | 0.7000 | 0.5000 | 1.0000 |" in text and "nan" not in text
 
 
+def test_a_report_of_one_seed_has_no_spread_over_seeds(two_rows):
+    plan, values = two_rows
+    plan.study.comparisons = (Comparison("a less b", "a", "b"),)
+    plan = Plan(plan.study, (), 1, plan.folder)
+    text = text_of(compute_results(plan, values, values))
+    assert "| +0.5000, one seed |" in text and "nan" not in text
+
+
 def test_a_cost_is_the_time_between_the_first_and_the_last_step(study, tmp_path):
     plan = Plan(study, ("two",), 1, tmp_path)
     run = plan.runs[-1]

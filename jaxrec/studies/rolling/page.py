@@ -51,9 +51,10 @@ def _comparisons(result: Mapping[str, Any]) -> list[str]:
         units = " | ".join(_units(c[name]) for name in ("over_users", "over_titles"))
         days = f"{c['days'][0]} to {c['days'][-1]}" if len(c["days"]) > 1 else str(c["days"][0])
         both = f"{_figure(c['better_ndcg'])}, {_figure(c['worse_ndcg'])}"
+        spread = f" (sd {of_seeds['sd']:.4f})" if of_seeds["n"] > 1 else ", one seed"
         lines.append(
             f"| {c['name']} | {days} | {c['plays']:,}, {c['titles']} | {both} | {units} | "
-            f"{of_seeds['mean']:+.4f} (sd {of_seeds['sd']:.4f}) |"
+            f"{of_seeds['mean']:+.4f}{spread} |"
         )
     return lines
 
