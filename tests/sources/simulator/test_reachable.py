@@ -198,6 +198,7 @@ def test_without_taste_interest_and_mood_the_bound_ranks_as_the_oracle():
 def test_requests_of_several_countries_are_those_of_each_alone():
     c = dataclasses.replace(FEW, countries=3, country_taste=1.0, unlicensed=0.3)
     truth, catalogue, latents, plays, at = make_targets(c, 30)
+    at = at[::4]
     user, time, country = latents.key[plays.row[at]], plays.time[at], latents.country[plays.row[at]]
     assert len(np.unique(country)) == 3
     together = truth.reachable(user, time, HISTORY, 32)
