@@ -40,7 +40,7 @@ from jaxrec.evaluation.statistics import bootstrap, over_seeds, smallest_differe
 from jaxrec.runtime import compilation_cache
 from jaxrec.runtime.mesh import replicate
 from jaxrec.runtime.preemption import PreemptionHandler
-from jaxrec.studies.plan import Study, apply_edits, every_run
+from jaxrec.studies.plan import Study, apply_edits, every_run, variants
 from jaxrec.tasks.loading import default_checkpoint, load_checkpoint
 from jaxrec.training.trainer import train
 
@@ -191,7 +191,7 @@ def main(args: flags.FlagValues) -> Report:
     by = ("country", "history", "tenure") if feature == "country" else ("tab", "history")
     models = _models(study, folder, args.seeds, tuple(args.adapted), by)
     if FULLER in models:  # whose training users are test users of the other rows
-        data = Dataset(dataset_directory(load_checkpoint(models[FULLER][0], "last").config))
+        data = _dataset_of(variants(study, (FULLER,))[FULLER].config)
     on_disk = data.rows("test").head(args.queries or data.rows("test").rows)
     rows = on_disk.all()[: on_disk.rows]
     values = {

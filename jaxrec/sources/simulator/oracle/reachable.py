@@ -184,7 +184,7 @@ class StateFilter:
         """
         c, tables = self._config, self._tables
         arrival = tables.arrival[title][:, None, None]
-        match = self._match[triple, title[:, None]][..., None] + self._tables.pairs[:, title].T[:, None]
+        match = self._match[triple, title[:, None]][..., None] + tables.pairs[:, title].T[:, None]
         nats = match + self._nats[title][:, None, None] - tables.top[triple]
         first, weight = tables.first[triple], np.exp(nats)
         absent, step = np.exp(-weight * first), np.float32(np.log(3.0)) * first
